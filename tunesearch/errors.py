@@ -1,0 +1,106 @@
+"""Everything that tunesearch raises on purpose.
+
+    TunesearchError             base: the command line prints it as one clean message
+    ├── InputError              something the user gave is wrong; every problem at once; exit code 2
+    │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
+    │   ├── WeightsError        encoder weights that cannot be had or do not fit
+    │   └── SearchNameError     a search that exists already, or does not exist
+    ├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
+    ├── LedgerBusy              another driver works on this search; exit code 2
+    └── Interrupted             stopped by the user, state saved; exit code 130
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, said so that it can be mended without looking anything up.
+
+    Attributes:
+        where: file and line (``voc.yaml:12``), an image file, or a flag (``--size``).
+        path: dotted path inside ``where`` (``parameters.lr.float``); empty where there is none.
+        rule: what must hold.
+        value: what was found instead, as text; empty where nothing was found.
+        hint: the nearest valid name or the way out; empty where there is none.
+    """
+
+    where: str
+    rule: str
+    path: str = ""
+    value: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: {self.path}" if self.where and self.path else self.where or self.path
+        text = f"{place}: {self.rule}" if place else self.rule
+        if self.value:
+            text += f", but got {self.value}"
+        if self.hint:
+            text += f" ({self.hint})"
+        return text
+
+
+class TunesearchError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(TunesearchError):
+    """One or more problems with what the user gave.
+
+    Args:
+        problems: all of them, or one message.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem] | Problem | str) -> None:
+        if isinstance(problems, str):
+            problems = [Problem(where="", rule=problems)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(InputError):
+    """The data set cannot be used as it is."""
+
+
+class WeightsError(InputError):
+    """Encoder weights that cannot be had, read or loaded."""
+
+
+class SearchNameError(InputError):
+    """The name of a search is taken, unknown or no valid name."""
+
+
+class LedgerBusy(InputError):
+    """Another process is driving this search."""
+
+
+class NoUsableTrial(TunesearchError):
+    """The search ended without a single trial that has a score."""
+
+
+class Interrupted(TunesearchError):
+    """The user stopped the search; everything committed is kept."""
+
+    exit_code = 130
+
+
+def nearest(name: object, valid: Iterable[object]) -> str:
+    """``did you mean 'lr'?``, or the list of what is valid, or nothing when there is nothing to say."""
+    names = [str(item) for item in valid]
+    match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if match:
+        return f"did you mean {match[0]!r}?"
+    if names and len(names) <= 30:
+        return "valid: " + ", ".join(names)
+    return ""

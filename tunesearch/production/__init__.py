@@ -1,0 +1,1 @@
+"""From the best configuration to production: export and train."""

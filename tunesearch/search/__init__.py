@@ -1,0 +1,1 @@
+"""The search: Ray Tune executes, Optuna suggests, the ledger remembers."""

@@ -1,0 +1,1 @@
+"""Training segmentation models; has never heard of tuning."""
