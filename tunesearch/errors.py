@@ -5,6 +5,7 @@
     │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
     │   ├── WeightsError        encoder weights that cannot be had or do not fit
     │   └── SearchNameError     a search that exists already, or does not exist
+    ├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
     ├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
     ├── LedgerBusy              another driver works on this search; exit code 2
     └── Interrupted             stopped by the user, state saved; exit code 130
@@ -83,6 +84,12 @@ class SearchNameError(InputError):
 
 class LedgerBusy(InputError):
     """Another process is driving this search."""
+
+
+class Infeasible(TunesearchError):
+    """A valid configuration whose parts do not go together, known only when the network is built."""
+
+    exit_code = 2
 
 
 class NoUsableTrial(TunesearchError):

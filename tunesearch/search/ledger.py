@@ -1,0 +1,444 @@
+"""The ledger: one Optuna study per search that holds everything known about it. Everything else is a view of it.
+
+A search is a folder ``STORAGE/NAME``:
+
+    ledger.db         the study (SQLite); optuna-dashboard opens it as it is
+    experiment.yaml   the frozen search space, every override resolved
+    split.json        the frozen train / val / test lists with hashes
+    trials/0007/      one trial's checkpoint, best weights, pictures, effective configuration
+    driver.lock       held by the process that drives the search
+
+Per trial the study's user attributes hold ``config`` (set last when a trial is asked: a trial without it was never given
+out), ``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message``, ``attempts``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
+
+from tunesearch import __version__
+from tunesearch.errors import InputError, LedgerBusy, Problem, SearchNameError, nearest
+from tunesearch.experiment import Experiment
+from tunesearch.search.samplers import build_sampler, derived_seed
+from tunesearch.segmentation.checkpoint import write_atomic
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.trainer import EpochMetrics
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Outcome = Literal["completed", "stopped", "diverged", "out_of_memory", "infeasible", "failed", "lost", "cancelled", "duplicate"]
+"""How a trial ended. ``duplicate``: its configuration equals an earlier one in effect; it was not trained and does not
+count. ``lost``: its node or process died more often than it is retried."""
+
+_TOLD: dict[str, TrialState] = {
+    "completed": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "out_of_memory": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "lost": TrialState.FAIL,
+    "cancelled": TrialState.FAIL,
+    "duplicate": TrialState.FAIL,
+}
+"""What Optuna is told; out_of_memory and infeasible carry a violated constraint besides."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DUPLICATES_IN_A_ROW = 64
+"""How many equal configurations a sampler may suggest before the space counts as exhausted."""
+
+
+@dataclass
+class EpochRecord:
+    """One committed epoch: its metrics, the running best of the objective, and whether the trial was stopped there."""
+
+    metrics: EpochMetrics
+    best: float
+    stopped: bool
+
+
+@dataclass
+class TrialRecord:
+    """One trial as the ledger knows it.
+
+    Attributes:
+        number: from 0, without gaps in the study.
+        parameters: what was sampled; inactive parameters are absent.
+        config: the complete TrainConfig.
+        epochs: committed epochs by number, from 1.
+        outcome: None while the trial is live.
+        message: why it ended, for outcomes that need a reason.
+        attempts: how often it was started again after its process or node was lost.
+        best: best value of the objective so far; None before the first epoch.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    config: TrainConfig
+    epochs: dict[int, EpochRecord] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    message: str = ""
+    attempts: int = 0
+    best: float | None = None
+    _id: int = -1
+
+    @property
+    def best_val_miou(self) -> float | None:
+        """Best mean IoU on the validation set over the committed epochs."""
+        return max((record.metrics.val_miou for record in self.epochs.values()), default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of ``--json``."""
+        return {
+            "number": self.number,
+            "parameters": self.parameters,
+            "outcome": self.outcome or "running",
+            "epochs": max(self.epochs, default=0),
+            "best_val_miou": self.best_val_miou,
+            "best_value": self.best,
+            "seed": self.config.seed,
+            "message": self.message,
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, tunesearch and the packages that decide a result."""
+    names = ("ray", "torch", "torchvision", "optuna", "mlflow", "albumentations", "segmentation-models-pytorch", "timm", "numpy")
+    return {
+        "python": platform.python_version(),
+        "tunesearch": __version__,
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no single, plain folder name.
+
+    Raises:
+        SearchNameError: it is not.
+    """
+    if not NAME.fullmatch(name):
+        raise SearchNameError(
+            Problem("--name", "must be letters, digits, '.', '_' and '-', starting with a letter or digit", value=repr(name))
+        )
+
+
+def searches(storage: Path) -> list[str]:
+    """Names of the searches in a storage folder, oldest first."""
+    found = sorted(storage.glob("*/ledger.db"), key=lambda path: path.stat().st_ctime) if storage.is_dir() else []
+    return [path.parent.name for path in found if not path.parent.name.startswith(".")]
+
+
+class Ledger:
+    """A search's record, open for reading, or for driving when made by :meth:`create` or ``open(drive=True)``.
+
+    Attributes:
+        folder: ``STORAGE/NAME``.
+        experiment: the frozen experiment.
+        split: the frozen split.
+        trials: records by number; a driver's commits update them.
+    """
+
+    def __init__(self, folder: Path, *, drive: bool) -> None:
+        self.folder = folder
+        self._lock = filelock.FileLock(folder / "driver.lock")
+        if drive:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise LedgerBusy(Problem(f"search {self.name}", "another process is driving it")) from None
+        self.experiment = Experiment.from_document(YAML(typ="safe").load((folder / "experiment.yaml").read_text("utf-8")))
+        self.split = Split.load(folder / "split.json")
+        self._storage = _storage(folder)
+        self._study = optuna.load_study(study_name=self.name, storage=self._storage)
+        self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
+        self.trials: dict[int, TrialRecord] = {}
+        self._keys: dict[str, int] = {}
+        self.refresh()
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        return self.folder.name
+
+    # -------------------------------------------------------------------------------------------------- open and close
+
+    @classmethod
+    def create(cls, storage: Path, name: str, experiment: Experiment, split: Split, settings: dict[str, Any]) -> Ledger:
+        """Freeze a new search on disk and drive it. The folder appears whole or not at all.
+
+        Args:
+            settings: how the search is run (resources, tracking URI, ...), kept for ``resume``.
+
+        Raises:
+            SearchNameError: the name is taken or no valid name.
+        """
+        check_name(name)
+        folder = storage / name
+        if folder.exists():
+            raise SearchNameError(
+                Problem(
+                    f"search {name}", f"exists already in {storage}",
+                    hint=f"tunesearch resume {name} continues it; --name gives the new one another name",
+                )
+            )
+        storage.mkdir(parents=True, exist_ok=True)
+        building = storage / f".{name}.new"
+        shutil.rmtree(building, ignore_errors=True)
+        (building / "trials").mkdir(parents=True)
+        yaml = YAML()
+        yaml.default_flow_style = None
+        write_atomic(building / "experiment.yaml", lambda path: yaml.dump(experiment.to_document(), path))
+        split.save(building / "split.json")
+        study = optuna.create_study(
+            study_name=name,
+            storage=_storage(building),
+            direction="maximize" if experiment.objective.mode == "max" else "minimize",
+        )
+        study.set_user_attr("settings", settings)
+        study.set_user_attr("versions", versions())
+        study.set_user_attr("data_digest", split.digest)
+        study.set_user_attr("created_at", time.time())
+        if experiment.search.sampler != "grid":
+            for point in experiment.try_first:
+                study.enqueue_trial(point)
+        study._storage.remove_session()
+        building.rename(folder)
+        return cls(folder, drive=True)
+
+    @classmethod
+    def open(cls, storage: Path, name: str, *, drive: bool = False) -> Ledger:
+        """An existing search.
+
+        Raises:
+            SearchNameError: there is none of that name.
+            LedgerBusy: ``drive`` and another process drives it.
+        """
+        check_name(name)
+        if not (storage / name / "ledger.db").is_file():
+            raise SearchNameError(
+                Problem(f"search {name}", f"does not exist in {storage}", hint=nearest(name, searches(storage)))
+            )
+        return cls(storage / name, drive=drive)
+
+    def close(self) -> None:
+        """Let another process drive this search."""
+        self._storage.remove_session()
+        self._lock.release()
+
+    @property
+    def driven(self) -> bool:
+        """Whether some process drives this search now."""
+        if self._lock.is_locked:
+            return True
+        try:
+            with filelock.FileLock(self.folder / "driver.lock", timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+
+    # ---------------------------------------------------------------------------------------------------------- reading
+
+    def refresh(self) -> None:
+        """Read every trial anew."""
+        for frozen in sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+            if "config" in frozen.user_attrs:
+                self._remember(self._read(frozen))
+
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
+        attributes = frozen.user_attrs
+        record = TrialRecord(
+            number=frozen.number,
+            parameters=dict(frozen.params),
+            config=TrainConfig.model_validate(attributes["config"]),
+            outcome=attributes.get("outcome"),
+            message=attributes.get("message", ""),
+            attempts=attributes.get("attempts", 0),
+            _id=frozen._trial_id,
+        )
+        for key in sorted(key for key in attributes if key.startswith("epoch:")):
+            saved = attributes[key]
+            metrics = EpochMetrics.from_dict(saved["metrics"])
+            record.epochs[metrics.epoch] = EpochRecord(metrics, saved["best"], saved["stopped"])
+            record.best = saved["best"]
+        return record
+
+    def _remember(self, record: TrialRecord) -> None:
+        self.trials[record.number] = record
+        if record.outcome != "duplicate":
+            self._keys.setdefault(_key(record.config), record.number)
+
+    def counted(self) -> list[TrialRecord]:
+        """The trials that count: all but duplicates, by number."""
+        return [self.trials[number] for number in sorted(self.trials) if self.trials[number].outcome != "duplicate"]
+
+    def live(self) -> list[TrialRecord]:
+        """The trials that have not ended."""
+        return [record for record in self.counted() if record.outcome is None]
+
+    def best(self) -> TrialRecord | None:
+        """The completed trial with the best value; where none was completed, the best of those stopped on the way."""
+        scored = [record for record in self.counted() if record.best is not None]
+        finished = [record for record in scored if record.outcome == "completed"]
+        return max(finished or scored, key=lambda record: (self._sign * (record.best or 0.0), -record.number), default=None)
+
+    def larger_is_better(self, value: float) -> float:
+        """The value with its sign turned if the objective is minimised."""
+        return self._sign * value
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial keeps its files."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Something kept about the whole search, such as ``settings`` or ``versions``."""
+        return self._study.user_attrs.get(name, default)
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Keep something about the whole search (plain data)."""
+        self._study.set_user_attr(name, value)
+
+    # ---------------------------------------------------------------------------------------------------------- driving
+
+    def recover(self) -> list[TrialRecord]:
+        """After a death of the driver: finish what was half written. Gives the trials that were live, to be emitted again."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            record = self.trials.get(frozen.number)
+            if record is None:  # asked, but never given out: its parameters are sampled again, the same ones
+                self._sample(frozen.number, frozen._trial_id)
+                continue
+            for epoch, saved in record.epochs.items():
+                if epoch not in frozen.intermediate_values:
+                    self._storage.set_trial_intermediate_value(frozen._trial_id, epoch, saved.best)
+            twin = self._keys.get(_key(record.config), record.number)
+            if record.outcome is not None:
+                self.end(record.number, record.outcome, record.message)
+            elif twin != record.number:
+                self.end(record.number, "duplicate", f"equals trial {twin} in effect")
+            elif record.epochs:
+                last = max(record.epochs)
+                if record.epochs[last].stopped:
+                    self.end(record.number, "stopped")
+                elif last == record.config.epochs:
+                    self.end(record.number, "completed")
+        return self.live()
+
+    def ask(self) -> TrialRecord | None:
+        """A new trial, committed with its complete configuration; None when the space is exhausted.
+
+        A configuration that equals an earlier one in effect is closed as a duplicate and another one is asked for.
+        """
+        for _ in range(_DUPLICATES_IN_A_ROW):
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            number = min((trial.number for trial in waiting), default=-1)
+            if number < 0:
+                number = len(self._study.get_trials(deepcopy=False))
+                if self.experiment.search.sampler == "grid":
+                    point = self._grid_point(number)
+                    if point is None:
+                        return None
+                    self._study.enqueue_trial(point)
+            record = self._sample(number)
+            if record.outcome is None:
+                return record
+        return None
+
+    def _sample(self, number: int, trial_id: int | None = None) -> TrialRecord:
+        search = self.experiment.search
+        self._study.sampler = build_sampler(search.sampler, search_seed=search.seed, number=number)
+        trial = self._study.ask() if trial_id is None else optuna.trial.Trial(self._study, trial_id)
+        parameters = self.experiment.space(trial)
+        config = self.experiment.train_config(parameters, seed=derived_seed(search.seed, trial.number, 1))
+        earlier = self._keys.get(_key(config))
+        record = TrialRecord(trial.number, parameters, config, _id=trial._trial_id)
+        trial.set_user_attr("config", config.model_dump(mode="json"))
+        if earlier is not None:
+            self.trials[record.number] = record
+            self.end(record.number, "duplicate", f"equals trial {earlier} in effect")
+            return record
+        self._remember(record)
+        return record
+
+    def _grid_point(self, number: int) -> dict[str, Any] | None:
+        """The grid's ``number``-th point in a seeded order that spreads over the grid; None behind the last."""
+        if not hasattr(self, "_grid"):
+            import numpy as np
+
+            points = list(self.experiment.space.grid())
+            order = np.random.default_rng(self.experiment.search.seed).permutation(len(points))
+            self._grid = [points[index] for index in order]
+        return self._grid[number] if number < len(self._grid) else None
+
+    def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:
+        """Write one epoch with the decision taken on it, before anything acts on it. Writing it again changes nothing."""
+        record = self.trials[number]
+        if metrics.epoch in record.epochs:
+            return record.epochs[metrics.epoch]
+        value = getattr(metrics, self.experiment.objective.metric)
+        best = value if record.best is None else self._sign * max(self._sign * value, self._sign * record.best)
+        saved = EpochRecord(metrics, best, stopped)
+        self._storage.set_trial_user_attr(record._id, f"epoch:{metrics.epoch:04d}", dataclasses.asdict(saved))
+        self._storage.set_trial_intermediate_value(record._id, metrics.epoch, best)
+        record.epochs[metrics.epoch], record.best = saved, best
+        return saved
+
+    def running_best(self, metrics: EpochMetrics, *, number: int) -> float:
+        """What the running best would be with this epoch; larger is better."""
+        value = self._sign * float(getattr(metrics, self.experiment.objective.metric))
+        best = self.trials[number].best
+        return value if best is None else max(value, self._sign * best)
+
+    def end(self, number: int, outcome: Outcome, message: str = "") -> None:
+        """Close a trial under its name and tell the sampler. Closing it again changes nothing."""
+        record = self.trials[number]
+        frozen = self._storage.get_trial(record._id)
+        if frozen.state.is_finished():
+            record.outcome = frozen.user_attrs.get("outcome", outcome)
+            return
+        if message:
+            self._storage.set_trial_user_attr(record._id, "message", message)
+        self._storage.set_trial_user_attr(record._id, "outcome", outcome)
+        if outcome in ("out_of_memory", "infeasible"):
+            # The attribute that Trial.set_constraint writes; a Trial cannot be had here without sampling anew.
+            self._storage.set_trial_system_attr(record._id, f"constraints:{outcome}", 1.0)
+        state = _TOLD[outcome]
+        self._study.tell(number, record.best if state is TrialState.COMPLETE else None, state=state)
+        record.outcome, record.message = outcome, message
+
+    def add_attempt(self, number: int) -> int:
+        """Count that a trial is started again after its process was lost; gives the count."""
+        record = self.trials[number]
+        record.attempts += 1
+        self._storage.set_trial_user_attr(record._id, "attempts", record.attempts)
+        return record.attempts
+
+
+def _key(config: TrainConfig) -> str:
+    return json.dumps(config.governing(), sort_keys=True)
+
+
+def _storage(folder: Path) -> RDBStorage:
+    # The timeout is SQLite's: a writer waits for another instead of raising "database is locked".
+    return RDBStorage(f"sqlite:///{folder.resolve()}/ledger.db", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def trial_table(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """The rows of ``--json``."""
+    return [record.as_dict() for record in records]

@@ -1,0 +1,150 @@
+"""A search trial: Ray's class trainable around the Trainer. One step is one epoch; the actor is reused by later trials.
+
+What it returns to the driver is one JSON text under ``report``: the trial's number, the epoch's metrics (none when the
+training ended without one) and the outcome (null while it goes on). Committing and deciding is the driver's work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ruamel.yaml import YAML
+
+from tunesearch.errors import Infeasible
+from tunesearch.experiment import Experiment
+from tunesearch.segmentation.checkpoint import write_atomic, write_text
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.data.cache import DecodedPart, decoded
+from tunesearch.segmentation.data.layouts import resolve_classes
+from tunesearch.segmentation.data.overlay import PanelRow, palette, panel
+from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+
+EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
+"""Environment variable: a file to which every trained epoch is appended, for tests that count epochs independently."""
+WATCHED = 4
+"""How many validation images are drawn with their prediction."""
+
+
+class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped
+    """Trains the configuration it is given; see :func:`tunesearch.search.run.drive` for what the configuration holds."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Only remember: a fault here could not be told from a fault of Ray, so everything is built in the first step."""
+        self.assignment = config
+        self.trainer: Trainer | None = None
+        self.epochs: Iterator[EpochMetrics] | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over the next trial."""
+        self._close()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch; a resumed trial first reports its checkpoint's epoch again."""
+        try:
+            if self.trainer is None:
+                self.trainer = self._build()
+                self.epochs = self.trainer.epochs()
+                if self.trainer.resumed is not None:
+                    return self._report(self.trainer.resumed, self.trainer.outcome)
+            assert self.epochs is not None
+            metrics = next(self.epochs, None)
+        except Infeasible as error:
+            return self._report(None, "infeasible", str(error))
+        if metrics is not None:
+            self._note(metrics)
+            if self.trainer.best is metrics:
+                self._draw()
+        return self._report(metrics, self.trainer.outcome)
+
+    def cleanup(self) -> None:
+        """Free what the last trial held."""
+        self._close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the trainer keeps its own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the trainer finds its own checkpoint."""
+
+    # ---------------------------------------------------------------------------------------------------------- inside
+
+    def _build(self) -> Trainer:
+        assignment = self.assignment
+        search = Path(assignment["search"])
+        code = assignment["code"]
+        if code not in sys.path:  # a user's own model lies beside the search space
+            sys.path.insert(0, code)
+        torch.set_num_threads(max(1, int(assignment["cpus"])))
+        experiment = Experiment.from_document(YAML(typ="safe").load((search / "experiment.yaml").read_text("utf-8")))
+        split = Split.load(search / "split.json")
+        config = TrainConfig.model_validate(assignment["config"])
+        self.classes = resolve_classes(experiment.data)
+        train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
+        self.watch = _watched(self.val)
+        self.folder = Path(assignment["folder"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = assignment["encoder_weights"]
+        trainer = Trainer(
+            config,
+            train=train,
+            val=self.val,
+            classes=len(self.classes),
+            background=experiment.data.background,
+            encoder_weights=Path(weights) if weights else None,
+            folder=self.folder,
+            workers=assignment["workers"],
+            watch=self.watch,
+        )
+        write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
+        return trainer
+
+    def _report(self, metrics: EpochMetrics | None, outcome: str | None, message: str = "") -> dict[str, Any]:
+        report = {
+            "number": self.assignment["number"],
+            "metrics": None if metrics is None else asdict(metrics),
+            "outcome": outcome,
+            "message": message,
+        }
+        return {"report": json.dumps(report)}
+
+    def _note(self, metrics: EpochMetrics) -> None:
+        log = os.environ.get(EPOCH_LOG)
+        if log:
+            with Path(log).open("a") as file:
+                file.write(f"{self.assignment['number']} {metrics.epoch} {os.getpid()} {time.time():.3f}\n")
+
+    def _draw(self) -> None:
+        """Image, truth, prediction and overlay of the watched images, as they are at the best epoch so far."""
+        assert self.trainer is not None
+        predictions = self.trainer.best_predictions
+        if predictions is None:
+            return
+        rows = [
+            PanelRow(self.val.ids[index], self.val.images[index], self.val.masks[index], prediction)
+            for index, prediction in zip(self.watch, predictions, strict=True)
+        ]
+        picture = panel(rows, palette(self.classes))
+        write_atomic(self.folder / "predictions.png", lambda path: picture.save(path, format="PNG"))
+
+    def _close(self) -> None:
+        if self.trainer is not None:
+            self.trainer.close()
+        self.trainer = self.epochs = None
+
+
+def _watched(val: DecodedPart) -> tuple[int, ...]:
+    """Fixed validation images, spread over the set: the same in every trial of a search."""
+    count = min(WATCHED, len(val.ids))
+    return tuple(round((index + 0.5) * len(val.ids) / count - 0.5) for index in range(count))

@@ -1,0 +1,424 @@
+"""Trainer: one training as an iterator of epochs. It knows no Ray, no Optuna and no MLflow.
+
+    trainer = Trainer(config, train=..., val=..., classes=21)
+    for metrics in trainer.epochs():
+        print(metrics.epoch, metrics.val_miou)
+    print(trainer.outcome)                          # completed | diverged | out_of_memory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint, write_atomic
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.data.cache import DecodedPart
+from tunesearch.segmentation.data.class_weights import class_pixels, inverse_frequency
+from tunesearch.segmentation.data.loader import train_loader, val_loader
+from tunesearch.segmentation.losses import build_loss
+from tunesearch.segmentation.metrics import ConfusionMatrix, scores
+from tunesearch.segmentation.models import build_model
+from tunesearch.segmentation.optimizers import build_optimizer
+from tunesearch.segmentation.schedules import lr_factor
+
+TrainerOutcome = Literal["completed", "diverged", "out_of_memory"]
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch brought. Shares are in 0..1, times in seconds.
+
+    Attributes:
+        epoch: 1 for the first.
+        train_loss: mean over the epoch's batches, each by its share.
+        val_loss: mean over the validation set.
+        val_miou: mean IoU over classes.
+        val_miou_no_background: the same without the background class.
+        val_dice: mean Dice (F1) over classes.
+        val_pixel_accuracy: share of right pixels.
+        val_iou: IoU per class; None for a class absent from truth and prediction.
+        lr: learning rate at the epoch's last update.
+        updates: optimiser updates since the start of the training.
+        train_seconds: of the training pass.
+        val_seconds: of the validation pass.
+        images_per_second: in the training pass.
+        finished_at: Unix time at the epoch's end.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_miou: float
+    val_miou_no_background: float
+    val_dice: float
+    val_pixel_accuracy: float
+    val_iou: tuple[float | None, ...]
+    lr: float
+    updates: int
+    train_seconds: float
+    val_seconds: float
+    images_per_second: float
+    finished_at: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EpochMetrics:
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        return cls(**{**values, "val_iou": tuple(values["val_iou"])})
+
+    def numbers(self) -> dict[str, float]:
+        """Every scalar by name, for a tracker."""
+        return {
+            field.name: float(getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in ("epoch", "val_iou", "finished_at")
+        }
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto``: CUDA, else Apple's MPS, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The autocast type; float32 means no autocast. ``auto`` picks what is fast and safe on the device."""
+    if config.precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Trainer:
+    """One training of one configuration.
+
+    Args:
+        config: what to train.
+        train: decoded training images and masks at ``config.size``.
+        val: decoded validation images and masks.
+        classes: number of classes C.
+        background: class left out of mean IoU without background; None: there is none.
+        ignore_index: label that counts nowhere; the decoded cache holds 255.
+        encoder_weights: file or folder of ImageNet weights; None: the library's loader.
+        folder: where ``last.pt`` (to resume) and ``best.safetensors`` are kept; None: nowhere, and best weights in memory.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        workers: processes that prepare batches; 0: this one.
+        watch: indices into ``val`` whose best predictions are kept in ``best_predictions``.
+
+    Raises:
+        Infeasible, WeightsError, InputError: as ``build_model``.
+
+    Attributes:
+        outcome: how the training ended; None while it goes on.
+        resumed: the metrics of the checkpoint's epoch where one was found; its epoch is not trained again.
+        best: the epoch with the best ``val_miou`` so far.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        train: DecodedPart,
+        val: DecodedPart,
+        classes: int,
+        background: int | None = 0,
+        ignore_index: int = 255,
+        encoder_weights: Path | None = None,
+        folder: Path | None = None,
+        device: str = "auto",
+        workers: int = 0,
+        watch: tuple[int, ...] = (),
+    ) -> None:
+        self.config = config
+        self.classes = classes
+        self.background = background
+        self.ignore_index = ignore_index
+        self.folder = folder
+        self.watch = watch
+        self.device = pick_device(device)
+        self.dtype = pick_precision(config, self.device)
+        self.channels_last = self.device.type != "mps"
+
+        torch.manual_seed(config.seed)
+        model = build_model(config, classes, encoder_weights=encoder_weights).to(self.device)
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model
+        weight = None
+        if config.class_weights == "inverse_frequency":
+            weight = torch.from_numpy(inverse_frequency(class_pixels(train.masks, classes)))
+        self.loss = build_loss(config, ignore_index=ignore_index, weight=weight).to(self.device)
+        self.optimizer = build_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        self.train_size = train.images.shape[1:3]  # (H, W)
+        pin = self.device.type == "cuda"
+        self.train_batches = train_loader(train, config, workers=workers, pin_memory=pin)
+        self.val_images = len(val)
+        self.val_batches = val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
+        self.total_updates = config.epochs * len(self.train_batches)
+        self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size)
+        self.epoch = 0
+        self.updates = 0
+        self.best: EpochMetrics | None = None
+        self.best_predictions: npt.NDArray[np.uint8] | None = None
+        self.outcome: TrainerOutcome | None = None
+        self.resumed: EpochMetrics | None = None
+        self._best_weights: dict[str, Tensor] | None = None
+        if folder is not None:
+            self._restore(folder / "last.pt")
+
+    # ------------------------------------------------------------------------------------------------------ the loop
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """Train to the end, one epoch at a time; the checkpoint of an epoch is on disk before its metrics are given.
+
+        Ends early, with :attr:`outcome` set, when the loss is no finite number or the memory does not suffice.
+        """
+        while self.epoch < self.config.epochs:
+            start = time.perf_counter()
+            train_loss = self._train_epoch(self.epoch + 1)
+            if train_loss is None:
+                return
+            trained = time.perf_counter()
+            val_loss, matrix, predictions = self._validate()
+            if not math.isfinite(val_loss):
+                self.outcome = "diverged"
+                return
+            self.epoch += 1
+            val = scores(matrix, background=self.background)
+            metrics = EpochMetrics(
+                epoch=self.epoch,
+                train_loss=train_loss,
+                val_loss=val_loss,
+                val_miou=val.miou,
+                val_miou_no_background=val.miou_no_background,
+                val_dice=val.dice,
+                val_pixel_accuracy=val.pixel_accuracy,
+                val_iou=val.iou,
+                lr=self.optimizer.param_groups[0]["lr"] if self.optimizer.param_groups else 0.0,
+                updates=self.updates,
+                train_seconds=trained - start,
+                val_seconds=time.perf_counter() - trained,
+                images_per_second=self.train_batches.images / (trained - start),
+                finished_at=time.time(),
+            )
+            if self.best is None or metrics.val_miou > self.best.val_miou:
+                self.best, self.best_predictions = metrics, predictions
+                self._keep_best_weights()
+            if self.epoch == self.config.epochs:
+                self.outcome = "completed"
+            self._save(metrics)
+            yield metrics
+
+    def _train_epoch(self, epoch: int) -> float | None:
+        """Mean training loss of one pass, or None when it ended with an outcome."""
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        weight = torch.zeros((), device=self.device)
+        for step, (images, masks) in enumerate(self.train_batches.epoch(epoch), start=1):
+            lr = self.config.lr * lr_factor(self.config, self.updates, self.total_updates)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            try:
+                loss, share = self._update(images, masks)
+            except torch.OutOfMemoryError:
+                loss = None
+            while loss is None:  # outside the handler: its traceback would keep the failed graph's memory alive
+                if self.micro_batch <= self._smallest_micro_batch():
+                    self.outcome = "out_of_memory"
+                    return None
+                self.micro_batch = max(self.micro_batch // 2, self._smallest_micro_batch())
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                with contextlib.suppress(torch.OutOfMemoryError):
+                    loss, share = self._update(images, masks)
+            self.updates += 1
+            total += loss * share
+            weight += share
+            # Reading the loss waits for the device, so it is not read at every step.
+            if (step % 16 == 0 or step == len(self.train_batches)) and not bool(torch.isfinite(total)):
+                self.outcome = "diverged"
+                return None
+        return float(total / weight.clamp_min(1e-12))
+
+    def _update(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimiser update on a batch, in micro-batches; gives its loss and the share of it that counts."""
+        images = images.to(self.device, non_blocking=True)
+        masks = masks.to(self.device, non_blocking=True).long()
+        share = self.loss.share(masks)
+        total = torch.zeros((), device=self.device)
+        for part, truth in zip(self._micro(images), self._micro(masks), strict=True):
+            with self._autocast():
+                logits = self.model(part)
+            scale = self.loss.share(truth) / share.clamp_min(1e-12) if len(truth) < len(masks) else 1.0
+            loss = self.loss(logits, truth) * scale
+            if loss.requires_grad:
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        if self.config.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, share
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
+        """Validation loss, confusion matrix (C, C), and the watched predictions (len(watch), H, W) uint8."""
+        self.model.eval()
+        confusion = ConfusionMatrix(self.classes, ignore_index=self.ignore_index, device=self.device)
+        total = torch.zeros((), device=self.device)
+        weight = torch.zeros((), device=self.device)
+        watched: dict[int, npt.NDArray[np.uint8]] = {}
+        first = 0
+        for images, masks in self.val_batches:
+            images = images.to(self.device, non_blocking=True)
+            masks = masks.to(self.device, non_blocking=True).long()
+            with self._autocast():
+                logits = self.model(images)
+            share = self.loss.share(masks)
+            total += self.loss(logits, masks) * share
+            weight += share
+            prediction = logits.argmax(dim=1)  # (N, H, W)
+            confusion.add(masks, prediction)
+            for index in self.watch:
+                if first <= index < first + len(masks):
+                    watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
+            first += len(masks)
+        pictures = np.stack([watched[index] for index in self.watch]) if self.watch else None
+        return float(total / weight.clamp_min(1e-12)), confusion.numpy(), pictures
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def _micro(self, batch: Tensor) -> list[Tensor]:
+        """Micro-batches of nearly equal size: no remainder of a single image that a batch norm could not take."""
+        return list(batch.tensor_split(math.ceil(len(batch) / self.micro_batch)))
+
+    def _smallest_micro_batch(self) -> int:
+        return 2 if self.config.architecture in ("pspnet", "deeplabv3plus") else 1
+
+    # ---------------------------------------------------------------------------------------------- checkpoint, weights
+
+    def _save(self, metrics: EpochMetrics) -> None:
+        if self.folder is None:
+            return
+        state = {
+            "epoch": self.epoch,
+            "updates": self.updates,
+            "micro_batch": self.micro_batch,
+            "outcome": self.outcome,
+            "metrics": asdict(metrics),
+            "best": asdict(self.best) if self.best else None,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+        }
+        save_checkpoint(self.folder / "last.pt", state)
+
+    def _restore(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.updates = state["epoch"], state["updates"]
+        self.micro_batch, self.outcome = state["micro_batch"], state["outcome"]
+        self.resumed = EpochMetrics.from_dict(state["metrics"])
+        self.best = EpochMetrics.from_dict(state["best"]) if state["best"] else None
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def _keep_best_weights(self) -> None:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        if self.folder is None:
+            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        else:
+            write_atomic(self.folder / "best.safetensors", lambda temporary: save_file(weights, temporary))
+
+    def load_best(self) -> None:
+        """Put the weights of the best epoch into :attr:`model`."""
+        if self._best_weights is not None:
+            self.model.load_state_dict(self._best_weights)
+        elif self.folder is not None and (self.folder / "best.safetensors").is_file():
+            self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
+
+    # ----------------------------------------------------------------------------------------------- what was applied
+
+    def effective(self) -> dict[str, Any]:
+        """The configuration as read back from the built objects, not from the request. Plain data."""
+        model, groups = self.model, self.optimizer.param_groups
+        parameters = list(model.parameters())
+        freezing = model.freezing
+        augmentation = self.train_batches.augmentation
+        return {
+            "network": type(model.network).__name__,
+            "encoder": type(getattr(model.network, "encoder", None)).__name__ if freezing else None,
+            "parameters": sum(p.numel() for p in parameters),
+            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "encoder_layers": freezing.layers if freezing else None,
+            "encoder_layers_trained": freezing.trained if freezing else None,
+            "dropout": sorted({m.p for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)}),
+            "normalisation": {
+                "mean": [round(v / 255, 6) for v in model.mean.flatten().tolist()],
+                "std": [round(v / 255, 6) for v in model.std.flatten().tolist()],
+            },
+            "optimizer": type(self.optimizer).__name__,
+            "optimizer_groups": [
+                {
+                    "tensors": len(group["params"]),
+                    **{k: v for k, v in group.items() if k not in ("params", "lr") and isinstance(v, int | float | tuple)},
+                }
+                for group in groups
+            ],
+            "lr_first": self.config.lr * lr_factor(self.config, 0, self.total_updates),
+            "lr_last": self.config.lr * lr_factor(self.config, self.total_updates - 1, self.total_updates),
+            "total_updates": self.total_updates,
+            "grad_clip": self.config.grad_clip,
+            "loss": type(self.loss).__name__,
+            "loss_gamma": getattr(self.loss, "gamma", None),
+            "class_weights": None if getattr(self.loss, "weight", None) is None else self.loss.weight.tolist(),
+            "augmentation": augmentation.to_dict()["transform"] if augmentation is not None else None,
+            "batch_size": self.train_batches.batch_size,
+            "micro_batch": self.micro_batch,
+            "size": {"width": self.train_size[1], "height": self.train_size[0]},
+            "train_images": self.train_batches.images,
+            "val_images": self.val_images,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "channels_last": self.channels_last,
+            "threads": torch.get_num_threads(),
+            "seed": torch.initial_seed() % 2**32,
+        }
+
+    def close(self) -> None:
+        """Let go of worker processes and of the device's memory."""
+        self.train_batches.close()
+        del self.model, self.optimizer, self.loss
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
