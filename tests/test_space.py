@@ -64,7 +64,7 @@ def test_a_child_of_an_inactive_parent_is_inactive() -> None:
 
 def test_grid_is_the_hand_worked_list() -> None:
     """Oracle: the tree drawn by hand: adam; sgd x {none, cosine} x {0.8, 0.9}, and under cosine x {1, 5}."""
-    points = [
+    points: list[dict[str, Any]] = [
         {"optimizer": "adam"},
         {"optimizer": "sgd", "schedule": "none", "momentum": 0.8},
         {"optimizer": "sgd", "schedule": "none", "momentum": 0.9},

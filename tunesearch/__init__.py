@@ -1,3 +1,65 @@
-"""tunesearch: the best training configuration for a semantic segmentation model, found and handed over."""
+"""tunesearch: the best training configuration for a semantic segmentation model, found and handed over.
+
+    import tunesearch
+    result = tunesearch.run("voc_unet", smoke=True)
+    print(result.best.number, result.best.best_val_miou)
+
+The same verbs as on the command line. Names are imported when they are used, so that ``import tunesearch`` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tunesearch.api import Progress, SearchResult, export, list_searches, load, resume, run, sync, train
+    from tunesearch.errors import InputError, Interrupted, NoUsableTrial, Problem, TunesearchError
+    from tunesearch.experiment import Experiment, load_experiment
+    from tunesearch.segmentation.config import DataConfig, TrainConfig
+    from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+
+_HOME = {
+    "tunesearch.api": ("Progress", "SearchResult", "export", "list_searches", "load", "resume", "run", "sync", "train"),
+    "tunesearch.errors": ("InputError", "Interrupted", "NoUsableTrial", "Problem", "TunesearchError"),
+    "tunesearch.experiment": ("Experiment", "load_experiment"),
+    "tunesearch.segmentation.config": ("DataConfig", "TrainConfig"),
+    "tunesearch.segmentation.trainer": ("EpochMetrics", "Trainer"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "DataConfig",
+    "EpochMetrics",
+    "Experiment",
+    "InputError",
+    "Interrupted",
+    "NoUsableTrial",
+    "Problem",
+    "Progress",
+    "SearchResult",
+    "TrainConfig",
+    "Trainer",
+    "TunesearchError",
+    "__version__",
+    "export",
+    "list_searches",
+    "load",
+    "load_experiment",
+    "resume",
+    "run",
+    "sync",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'tunesearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,6 +15,7 @@ A file is checked as it stands, its ``smoke`` section too, and every problem is 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,6 +194,12 @@ class Experiment(BaseModel):
             document["skipped_points"] = [{"index": index, "reason": reason} for index, reason in self.skipped_points]
         return document
 
+    def to_yaml(self) -> str:
+        """``to_document`` as YAML, in order: ruamel's safe dumper would sort the parameters."""
+        stream = io.StringIO()
+        YAML(typ="rt", pure=True).dump(self.to_document(), stream)
+        return stream.getvalue()
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, where: str = "") -> Experiment:
         """Reads what ``to_document`` wrote, checked like a file.
@@ -356,6 +363,8 @@ class _Document:
             if not (keeps_when and mark.startswith(f"{dotted}.when")):
                 del self.marks[mark]
         self.marks[dotted] = where
+        if section == "parameters" and len(path) > 2:
+            self.marks[f"parameters.{name}"] = where
 
     def _make_room(self, path: list[str]) -> None:
         """A parameter or scheduler has one kind: setting a part of another kind ends the old one."""
@@ -430,8 +439,9 @@ def _parse(content: str, place: Callable[[int], str], problems: list[Problem]) -
     Tags, anchors, aliases, merge keys, dates and repeated keys are refused: what a reader sees is what is meant.
 
     Raises:
-        InputError: no YAML. What is YAML but refused is appended to ``problems``.
+        InputError: no YAML, or tags and the like. What else is refused is appended to ``problems``.
     """
+    found = []
     refused = {AnchorToken: "anchors", AliasToken: "aliases", TagToken: "tags", DirectiveToken: "directives"}
     try:
         node = YAML(typ="rt", pure=True).compose(content)
@@ -439,7 +449,7 @@ def _parse(content: str, place: Callable[[int], str], problems: list[Problem]) -
             if type(token) in refused:
                 rule = f"YAML {refused[type(token)]} are not used here"
                 hint = "write the value out, in quotes if it is a text with & * or !"
-                problems.append(Problem(where=place(token.start_mark.line + 1), rule=rule, hint=hint))
+                found.append(Problem(where=place(token.start_mark.line + 1), rule=rule, hint=hint))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         rule = ", ".join(str(part) for part in (error.context, error.problem) if part)
@@ -450,8 +460,8 @@ def _parse(content: str, place: Callable[[int], str], problems: list[Problem]) -
         raise InputError(Problem(where=place(line), rule=rule)) from None
     except RecursionError:
         raise InputError(Problem(where=place(1), rule="nested too deeply")) from None
-    if any(problem.rule.startswith("YAML ") for problem in problems):
-        raise InputError(problems)
+    if found:
+        raise InputError(found)
     marks: dict[str, str] = {}
     return (None if node is None else _plain(node, "", place, marks, problems)), marks
 

@@ -36,7 +36,7 @@ from tunesearch import __version__
 from tunesearch.errors import InputError, LedgerBusy, Problem, SearchNameError, nearest
 from tunesearch.experiment import Experiment
 from tunesearch.search.samplers import build_sampler, derived_seed
-from tunesearch.segmentation.checkpoint import write_atomic
+from tunesearch.segmentation.checkpoint import write_text
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.trainer import EpochMetrics
@@ -140,6 +140,18 @@ def check_name(name: str) -> None:
         )
 
 
+def require_free_name(storage: Path, name: str) -> None:
+    """Refuse a name that is no valid name or taken.
+
+    Raises:
+        SearchNameError: it is.
+    """
+    check_name(name)
+    if (storage / name).exists():
+        hint = f"tunesearch resume {name} continues it; --name gives the new one another name"
+        raise SearchNameError(Problem(f"search {name}", f"exists already in {storage}", hint=hint))
+
+
 def searches(storage: Path) -> list[str]:
     """Names of the searches in a storage folder, oldest first."""
     found = sorted(storage.glob("*/ledger.db"), key=lambda path: path.stat().st_ctime) if storage.is_dir() else []
@@ -190,22 +202,13 @@ class Ledger:
         Raises:
             SearchNameError: the name is taken or no valid name.
         """
-        check_name(name)
+        require_free_name(storage, name)
         folder = storage / name
-        if folder.exists():
-            raise SearchNameError(
-                Problem(
-                    f"search {name}", f"exists already in {storage}",
-                    hint=f"tunesearch resume {name} continues it; --name gives the new one another name",
-                )
-            )
         storage.mkdir(parents=True, exist_ok=True)
         building = storage / f".{name}.new"
         shutil.rmtree(building, ignore_errors=True)
         (building / "trials").mkdir(parents=True)
-        yaml = YAML()
-        yaml.default_flow_style = None
-        write_atomic(building / "experiment.yaml", lambda path: yaml.dump(experiment.to_document(), path))
+        write_text(building / "experiment.yaml", experiment.to_yaml())
         split.save(building / "split.json")
         study = optuna.create_study(
             study_name=name,

@@ -1,8 +1,10 @@
-"""Pairing, parts and classes. Oracles: data sets of known names, written by the fixtures; PASCAL VOC's published names."""
+"""Pairing, parts and classes. Oracles: data sets of known names, written by the fixtures; PASCAL VOC's own names."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +48,7 @@ def test_voc_test_share_is_taken_from_val(voc: Path) -> None:
 def test_voc_val_share_is_taken_from_train(voc: Path) -> None:
     found = ids(DataConfig(root=voc, classes=2, val=0.25, test=0.25))
     assert [len(found[part]) for part in ("train", "val", "test")] == [2, 1, 1]
-    assert sorted(sum(found.values(), [])) == list("abcd")
+    assert sorted(name for names in found.values() for name in names) == list("abcd")
 
 
 def test_voc_list_may_be_a_text_file(voc: Path) -> None:
@@ -58,7 +60,7 @@ def test_voc_list_may_be_a_text_file(voc: Path) -> None:
 def test_folders_shares_leave_the_rest_for_training(folders: Path) -> None:
     found = ids(DataConfig(layout="folders", root=folders, classes=2, val=0.2, test=0.3))
     assert [len(found[part]) for part in ("train", "val", "test")] == [5, 2, 3]
-    assert sorted(sum(found.values(), [])) == list("0123456789")
+    assert sorted(name for names in found.values() for name in names) == list("0123456789")
 
 
 def test_folders_default_is_a_fifth_for_validation(folders: Path) -> None:
@@ -75,8 +77,6 @@ def test_shares_depend_on_the_seed_and_on_nothing_else(folders: Path, tmp_path: 
 
 def test_shares_are_stable_across_versions(folders: Path) -> None:
     # Oracle: order by `printf '0:%s' ID | sha256sum`; the first three are the test part, the next two validation.
-    import hashlib
-
     order = sorted("0123456789", key=lambda name: hashlib.sha256(f"0:{name}".encode()).hexdigest())
     found = ids(DataConfig(layout="folders", root=folders, classes=2, val=0.2, test=0.3))
     assert found["test"] == sorted(order[:3])
@@ -256,7 +256,7 @@ def test_classes() -> None:
     names = [spec.name for spec in resolve_classes(DataConfig())]
     # The order of the PASCAL VOC development kit.
     assert (len(names), names[0], names[8], names[15], names[20]) == (21, "background", "cat", "person", "tvmonitor")
-    assert [spec.name for spec in resolve_classes(DataConfig(layout="sample"))][0] == "background"
+    assert resolve_classes(DataConfig(layout="sample"))[0].name == "background"
     assert resolve_classes(DataConfig(layout="folders", classes=2)) == (
         ClassSpec(name="class_0"),
         ClassSpec(name="class_1"),
@@ -289,8 +289,6 @@ def test_broken_classes(config: dict[str, Any], expected: str) -> None:
 
 def test_layouts_import_nothing_heavy() -> None:
     # Oracle: the design. Validation on the command line must stay instant.
-    import subprocess
-
     code = (
         "import sys, tunesearch.segmentation.data.checks, tunesearch.segmentation.data.sample;"
         "print([m for m in ('torch', 'albumentations', 'cv2') if m in sys.modules])"

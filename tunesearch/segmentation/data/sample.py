@@ -117,14 +117,14 @@ def _scene(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
     """Smooth blotches of muted colour."""
-    coarse = rng.uniform(60, 180, (6, 8, 3)).astype(np.uint8)
+    coarse = (rng.uniform(60, 180, (6, 8, 1)) + rng.uniform(-25, 25, (6, 8, 3))).astype(np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float64) * rng.uniform(0.7, 1.1)
 
 
 def _shape(rng: np.random.Generator, kind: int, height: int, width: int) -> NDArray[np.float64]:
     """How much of each pixel a shape of ``kind`` covers, float64 (H, W) in 0..1."""
-    radius = rng.uniform(0.15, 0.3) * height
+    radius = rng.uniform(0.15, 0.3) * height * (1.5 if kind == 3 else 1)  # else triangles are the smallest by far
     x, y = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
     turn = rng.uniform(0, 2 * np.pi)
     corners = {1: 40, 2: 4, 3: 3, 4: 4}[kind]  # disc, square, triangle, stripes

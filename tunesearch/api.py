@@ -1,0 +1,382 @@
+"""The verbs of the command line, in Python: ``tunesearch.run``, ``resume``, ``load``, ``export``, ``train`` ..."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tunesearch.errors import InputError, NoUsableTrial, Problem
+from tunesearch.experiment import load_experiment
+from tunesearch.production.export import export as write_export
+from tunesearch.production.train import train as train_configuration
+from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
+from tunesearch.search.resources import Resources
+from tunesearch.search.run import Settings, drive, preflight
+from tunesearch.segmentation.data.checks import DataReport
+from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.tracking import Tracker, default_uri
+from tunesearch.tracking import sync as sync_view
+
+__all__ = [
+    "Progress",
+    "SearchResult",
+    "export",
+    "list_searches",
+    "load",
+    "resume",
+    "run",
+    "storage_folder",
+    "sync",
+    "tracking_uri",
+    "train",
+]
+
+
+class Progress(Protocol):
+    """What is told while a search goes on. Every method returns at once."""
+
+    def note(self, text: str) -> None:
+        """One line about what is happening or worth knowing."""
+
+    def checked(self, report: DataReport) -> None:
+        """The data set has passed its checks."""
+
+    def started(self, ledger: Ledger, resources: Resources) -> None:
+        """The first trial is about to begin."""
+
+    def changed(self, number: int) -> None:
+        """A trial began, went on or ended."""
+
+    def ended(self) -> None:
+        """No more trials come."""
+
+
+class Silence:
+    """Progress that nobody looks at."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def checked(self, report: DataReport) -> None:
+        pass
+
+    def started(self, ledger: Ledger, resources: Resources) -> None:
+        pass
+
+    def changed(self, number: int) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A search as its ledger tells it.
+
+    Attributes:
+        name: of the search.
+        status: running, completed, exhausted (no further configuration), time_budget or interrupted.
+        objective: the metric that was searched for.
+        trials: those that count, by number.
+        best: the best completed trial (of the unfinished ones where none was completed); None: no trial has a score.
+        sample: whether the data were the built-in sample.
+        duplicates: suggestions that equalled an earlier trial and were not trained.
+        seconds: of searching, all sessions together.
+    """
+
+    name: str
+    status: str
+    objective: str
+    trials: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    sample: bool
+    duplicates: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of ``run`` and ``show``."""
+        best = None
+        if self.best is not None:
+            best = {**self.best.as_dict(), "config": self.best.config.model_dump(mode="json")}
+        return {
+            "name": self.name,
+            "status": self.status,
+            "objective": self.objective,
+            "data": "built-in sample" if self.sample else "user",
+            "seconds": round(self.seconds, 3),
+            "duplicates": self.duplicates,
+            "best": best,
+            "trials": [record.as_dict() for record in self.trials],
+        }
+
+
+def storage_folder(storage: str | Path | None) -> Path:
+    """Where searches are kept: the argument, ``$TUNESEARCH_STORAGE``, or ``./runs``."""
+    return Path(storage or os.environ.get("TUNESEARCH_STORAGE") or "runs").expanduser()
+
+
+def tracking_uri(storage: Path, uri: str | None = None) -> str:
+    """MLflow's: the argument, ``$MLFLOW_TRACKING_URI``, or SQLite in the storage folder."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(storage)
+
+
+def run(
+    space: str | Path,
+    *,
+    data: str | Path | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    size: str | None = None,
+    time_budget: float | None = None,
+    name: str | None = None,
+    tracking: str | None = None,
+    address: str | None = None,
+    gpus_per_trial: float | None = None,
+    cpus_per_trial: int | None = None,
+    max_concurrent: int | None = None,
+    sampler: str | None = None,
+    encoder_weights: str | Path | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    local: bool = False,
+    smoke: bool = False,
+    system_metrics: bool = False,
+    storage: str | Path | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search a space for the best configuration.
+
+    Args:
+        space: name of a shipped search space, or path of a file.
+        data: root of the data set, instead of the file's.
+        trials, epochs, size, sampler, seed: instead of the file's ``search.trials``, ``train.epochs`` and so on.
+        time_budget: seconds after which the search ends.
+        name: of the search; None: the space's name and the time.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+        address: of a Ray cluster; None: ``$RAY_ADDRESS``, else a private Ray on this machine.
+        gpus_per_trial, cpus_per_trial, max_concurrent: None: planned from what there is.
+        encoder_weights: file or folder that ImageNet weights are read from.
+        overrides: ``PATH=YAML``, as given to ``--set``.
+        local: always a private Ray on this machine.
+        smoke: small, short, on the built-in sample data.
+        system_metrics: log the machine's load to MLflow.
+        storage: folder of all searches; None: ``$TUNESEARCH_STORAGE``, else ``./runs``.
+        progress: told what happens.
+
+    Raises:
+        InputError: every problem of the space, the data, the weights and the flags, before anything is created.
+        NoUsableTrial: the search ended and no trial has a score.
+    """
+    progress = progress or Silence()
+    flags = {
+        "search.trials": trials,
+        "train.epochs": epochs,
+        "train.size": size,
+        "search.sampler": sampler,
+        "search.seed": seed,
+    }
+    changes = [f"{path}={value}" for path, value in flags.items() if value is not None]
+    experiment = load_experiment(
+        space, overrides=[*changes, *overrides], smoke=smoke, data_root=Path(data) if data is not None else None
+    )
+    folder = storage_folder(storage)
+    name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    require_free_name(folder, name)
+    if encoder_weights is not None and not Path(encoder_weights).expanduser().exists():
+        raise InputError(Problem("--encoder-weights", "must be an existing file or folder", value=str(encoder_weights)))
+    if local and address not in (None, "local"):
+        raise InputError(Problem("--address", "cannot be given with --local, which always uses this machine", value=address))
+    is_file = Path(space).suffix in (".yaml", ".yml")
+    settings = Settings(
+        address="local" if local or smoke else address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        max_concurrent=max_concurrent,
+        encoder_weights=str(Path(encoder_weights).expanduser().resolve()) if encoder_weights else None,
+        time_budget=time_budget,
+        tracking_uri=tracking_uri(folder, tracking),
+        system_metrics=system_metrics,
+        code=str((Path(space).parent if is_file else Path.cwd()).resolve()),
+    )
+    progress.note(
+        "data: the built-in SAMPLE of generated scenes" if experiment.data.layout == "sample" else f"data: {experiment.data.root}"
+    )
+    report, split, notes = preflight(experiment, settings)
+    progress.checked(report)
+    for text in notes:
+        progress.note(text)
+    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict())
+    return _search(ledger, settings, progress)
+
+
+def resume(
+    name: str,
+    *,
+    storage: str | Path | None = None,
+    time_budget: float | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Go on with a search, whatever ended it; with nothing left to do it only reports.
+
+    Args:
+        time_budget: further seconds, instead of what is left of the first budget.
+        address, max_concurrent: instead of what the search was started with.
+
+    Raises:
+        SearchNameError: there is no such search.
+        LedgerBusy: another process drives it.
+        DataError: the data set is no longer what it was.
+    """
+    progress = progress or Silence()
+    ledger = Ledger.open(storage_folder(storage), name, drive=True)
+    changes: dict[str, Any] = {"address": address, "max_concurrent": max_concurrent}
+    if time_budget is not None:
+        changes["time_budget"] = time_budget + float(ledger.attribute("seconds", 0.0))
+    kept = {**ledger.attribute("settings", {}), **{key: value for key, value in changes.items() if value is not None}}
+    try:
+        ledger.split.verify()
+    except InputError:
+        ledger.close()
+        raise
+    progress.note(f"resuming {name}: {len(ledger.counted())} trials known, {len(ledger.live())} of them unfinished")
+    return _search(ledger, Settings(**kept), progress)
+
+
+def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
+    tracker = Tracker(ledger, settings.tracking_uri or "", system_metrics=settings.system_metrics)
+    tracker.start()
+
+    def changed(number: int) -> None:
+        tracker.changed(number)
+        progress.changed(number)
+
+    status = "failed"
+    try:
+        ledger.set_attribute("status", "running")
+        status = drive(
+            ledger, settings, changed=changed, started=lambda resources: progress.started(ledger, resources)
+        )
+    finally:
+        progress.ended()
+        ledger.set_attribute("status", status)
+        if not tracker.finish(status):
+            progress.note(
+                f"MLflow at {settings.tracking_uri} does not have everything ({tracker.trouble}); "
+                f"tunesearch sync {ledger.name} sends the rest"
+            )
+        result = _result(ledger, status)
+        ledger.close()
+    if status != "interrupted" and result.best is None:
+        ends = "; ".join(sorted({record.message for record in result.trials if record.message})[:3])
+        raise NoUsableTrial(f"search {result.name} ended and no trial has a score. {ends}")
+    return result
+
+
+def _result(ledger: Ledger, status: str) -> SearchResult:
+    counted = ledger.counted()
+    return SearchResult(
+        name=ledger.name,
+        status=status,
+        objective=ledger.experiment.objective.metric,
+        trials=tuple(counted),
+        best=ledger.best(),
+        sample=ledger.experiment.data.layout == "sample",
+        duplicates=len(ledger.trials) - len(counted),
+        seconds=float(ledger.attribute("seconds", 0.0)),
+    )
+
+
+def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
+    """A search as it stands now, running or not.
+
+    Raises:
+        SearchNameError: there is no such search.
+    """
+    ledger = Ledger.open(storage_folder(storage), name)
+    status = str(ledger.attribute("status", "interrupted"))
+    if ledger.driven:
+        status = "running"
+    elif status == "running":  # its driver died
+        status = "interrupted"
+    try:
+        return _result(ledger, status)
+    finally:
+        ledger.close()
+
+
+def list_searches(*, storage: str | Path | None = None) -> list[SearchResult]:
+    """All searches of a storage folder, oldest first."""
+    folder = storage_folder(storage)
+    return [load(name, storage=folder) for name in searches(folder)]
+
+
+def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:
+    """Make MLflow say what the ledger says; gives the tracking URI."""
+    folder = storage_folder(storage)
+    ledger = Ledger.open(folder, name)
+    try:
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or tracking_uri(folder)
+        sync_view(ledger, uri)
+    finally:
+        ledger.close()
+    return str(uri)
+
+
+def export(
+    name: str, output: str | Path, *, trial: int | None = None, storage: str | Path | None = None
+) -> dict[str, Any]:
+    """Write the complete configuration of a trial (None: the best) as YAML; gives what was written.
+
+    Raises:
+        InputError: no such search or trial, or none with a score.
+    """
+    ledger = Ledger.open(storage_folder(storage), name)
+    try:
+        return write_export(ledger, Path(output), trial=trial)
+    finally:
+        ledger.close()
+
+
+def train(
+    configuration: str | Path,
+    *,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    encoder_weights: str | Path | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    tracking: str | None = None,
+    storage: str | Path | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> dict[str, Any]:
+    """Train an exported configuration to its end and save its weights; see ``tunesearch.production.train``.
+
+    Args:
+        output: folder; None: ``STORAGE/trained/NAME`` after the configuration's file.
+        said, epoch_done: told what happens.
+
+    Raises:
+        InputError: the configuration, the data or the weights are not as they must be.
+    """
+    folder = storage_folder(storage)
+    path = Path(configuration)
+    return train_configuration(
+        path,
+        output=Path(output) if output is not None else folder / "trained" / path.stem,
+        tracking_uri=tracking_uri(folder, tracking),
+        storage=folder,
+        data_root=Path(data) if data is not None else None,
+        encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
+        epochs=epochs,
+        seed=seed,
+        said=said,
+        epoch_done=epoch_done,
+    )

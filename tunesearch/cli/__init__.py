@@ -1,0 +1,84 @@
+"""The command line. Every command imports what it needs when it runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tunesearch import __version__
+from tunesearch.cli import data, exporting, running, showing, spaces
+from tunesearch.errors import InputError, TunesearchError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="tunesearch")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Find the best training configuration for a semantic segmentation model.
+
+    \b
+    tunesearch run voc_unet --smoke     the whole path in minutes, on a built-in sample
+    tunesearch run voc_unet --data DIR  search on your data
+    tunesearch show NAME                what a search found
+    tunesearch export NAME -o best.yaml the best configuration, complete
+    tunesearch train best.yaml          train it to the end
+
+    \b
+    Exit codes: 0 done; 1 the search ended with no usable trial; 2 bad input; 3 an unexpected fault;
+    130 interrupted, with the state saved.
+    """
+
+
+for command in (
+    running.run,
+    running.resume,
+    showing.list_,
+    showing.show,
+    showing.ui,
+    showing.sync,
+    exporting.export,
+    exporting.train,
+    data.data,
+    spaces.spaces,
+):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; every error of ours is one clean message."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:  # wherever it stands
+        given = ["--debug", *(word for word in given if word != "--debug")]
+    try:
+        code = cli.main(given, prog_name="tunesearch", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except TunesearchError as error:
+        if debug:
+            raise
+        _tell(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"unexpected {type(error).__name__}: {error}\n--debug shows where; please report it", err=True)
+        sys.exit(3)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: TunesearchError) -> None:
+    if isinstance(error, InputError) and len(error.problems) > 1:
+        click.echo(f"error: {len(error.problems)} problems", err=True)
+        for problem in error.problems:
+            click.echo(f"  {problem}", err=True)
+    else:
+        click.echo(f"error: {error}", err=True)

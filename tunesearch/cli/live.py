@@ -1,0 +1,154 @@
+"""What a search shows while it goes on: a live picture in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.search.resources import Resources
+from tunesearch.segmentation.data.checks import DataReport
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int = 24) -> str:
+    """The last ``width`` values as bars; a flat line is drawn low."""
+    values = values[-width:]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
+
+
+def duration(seconds: float) -> str:
+    """``7s``, ``3m20s``, ``2h05m``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Plain:
+    """One line for whatever happens; for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.ledger: Ledger | None = None
+        self.begun = time.monotonic()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def checked(self, report: DataReport) -> None:
+        counts = ", ".join(f"{part.images} {name}" for name, part in report.parts.items())
+        self.note(f"data: {counts} images, {len(report.classes)} classes")
+        for warning in report.warnings[:5]:
+            self.note(f"warning: {warning}")
+        if len(report.warnings) > 5:
+            self.note(f"warning: {len(report.warnings) - 5} more; tunesearch data check shows them all")
+
+    def started(self, ledger: Ledger, resources: Resources) -> None:
+        self.ledger = ledger
+        self.begun = time.monotonic()
+        gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
+        self.note(
+            f"search {ledger.name}: {ledger.experiment.search.trials} trials, sampler {ledger.experiment.search.sampler}, "
+            f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
+        )
+
+    def changed(self, number: int) -> None:
+        assert self.ledger is not None
+        record = self.ledger.trials[number]
+        if record.outcome is None or record.outcome == "duplicate":
+            return
+        ended = sum(1 for other in self.ledger.counted() if other.outcome)
+        best = self.ledger.best()
+        score = "no score" if record.best is None else f"{self.ledger.experiment.objective.metric} {record.best:.4f}"
+        at_best = f"; best {best.best:.4f} (trial {best.number})" if best and best.best is not None else ""
+        why = f" ({record.message[:160]})" if record.message else ""
+        self.note(
+            f"[{ended}/{self.ledger.experiment.search.trials} {duration(time.monotonic() - self.begun)}] "
+            f"trial {number} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
+        )
+
+    def ended(self) -> None:
+        pass
+
+
+class Picture(Plain):
+    """A live picture: progress, the running trials with their curves, the best so far and when it will end."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.live: Live | None = None
+        self.recent: deque[str] = deque(maxlen=6)
+
+    def started(self, ledger: Ledger, resources: Resources) -> None:
+        super().started(ledger, resources)
+        self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def ended(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def draw(self) -> Group:
+        """The picture as it is now; called by rich's own thread."""
+        assert self.ledger is not None
+        ledger, metric = self.ledger, self.ledger.experiment.objective.metric
+        records = ledger.counted()
+        ended = [record for record in records if record.outcome]
+        total = ledger.experiment.search.trials
+        elapsed = time.monotonic() - self.begun
+        eta = f", about {duration(elapsed / len(ended) * (total - len(ended)))} to go" if ended else ""
+        filled = round(30 * len(ended) / max(total, 1))
+        head = Text(f"{ledger.name}  ", style="bold")
+        head.append("━" * filled, style="green").append("━" * (30 - filled), style="grey37")
+        head.append(f"  {len(ended)}/{total} trials, {duration(elapsed)}{eta}")
+        if ledger.experiment.data.layout == "sample":
+            head.append("  [built-in SAMPLE data]", style="yellow")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("trial", "epoch", metric, "curve", "configuration"):
+            table.add_column(column, no_wrap=True)
+        for record in [record for record in records if record.outcome is None][:12]:
+            table.add_row(*_row(record, metric))
+        best = ledger.best()
+        foot = Text("best so far: ")
+        if best is None or best.best is None:
+            foot.append("none yet")
+        else:
+            foot.append(f"{best.best:.4f}", style="bold green").append(f"  trial {best.number}: {_short(best)}")
+        return Group(head, table, foot)
+
+
+def _row(record: TrialRecord, metric: str) -> tuple[str, ...]:
+    curve = [getattr(saved.metrics, metric) for _, saved in sorted(record.epochs.items())]
+    return (
+        str(record.number),
+        f"{max(record.epochs, default=0)}/{record.config.epochs}",
+        f"{curve[-1]:.4f}" if curve else "-",
+        sparkline(curve),
+        _short(record),
+    )
+
+
+def _short(record: TrialRecord) -> str:
+    shown = ("architecture", "encoder", "optimizer", "lr", "loss")
+    values = (record.parameters[name] for name in shown if name in record.parameters)
+    return " ".join(f"{value:.1e}" if isinstance(value, float) else str(value) for value in values)
+
+
+def view(*, to_stderr: bool = False) -> Plain:
+    """A picture where the output is a terminal, lines elsewhere; on stderr where stdout belongs to a machine."""
+    console = Console(stderr=to_stderr)
+    return Picture(console) if console.is_terminal else Plain(console)

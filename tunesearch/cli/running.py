@@ -1,0 +1,82 @@
+"""``tunesearch run`` and ``tunesearch resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesearch.cli import options
+
+
+@click.command(context_settings={"show_default": False})
+@click.argument("space")
+@options.data
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a full training.")
+@click.option("--size", metavar="WxH", help="Image size in pixels, width first, such as 256x192.")
+@options.time_budget
+@click.option("--name", help="Name of the search [the space's name and the time].")
+@options.tracking
+@options.address
+@click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="May be a fraction [1 where there are GPUs].")
+@click.option("--cpus-per-trial", type=click.IntRange(min=1), help="[planned from what there is]")
+@options.max_concurrent
+@click.option("--sampler", type=click.Choice(["tpe", "random", "grid", "gp", "cmaes"]), help="Who proposes trials.")
+@options.encoder_weights
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Of the search and, with its number, of each trial.")
+@click.option("--set", "overrides", metavar="PATH=YAML", multiple=True, help="Change anything in the file; repeatable.")
+@click.option("--local", is_flag=True, help="Always a private Ray on this machine, with its one GPU or its CPUs.")
+@click.option("--smoke", is_flag=True, help="Small and short, on the built-in sample data.")
+@click.option("--system-metrics", is_flag=True, help="Log this machine's load to MLflow.")
+@options.storage
+@options.as_json
+def run(space: str, as_json: bool, **given: Any) -> int:
+    """Search SPACE, a shipped name or the path of a file, for the best configuration.
+
+    \b
+    tunesearch run voc_unet --smoke
+    tunesearch run voc_unet --data ~/VOC2012 --size 256x256 --trials 64
+    tunesearch run my_space.yaml --set 'parameters.encoder.choice=[resnet18]' --time-budget 8h
+    """
+    from tunesearch import api
+
+    given["tracking"] = given.pop("tracking_uri")
+    return _watch(lambda progress: api.run(space, progress=progress, **given), given["storage"], as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@options.time_budget
+@options.address
+@options.max_concurrent
+@options.storage
+@options.as_json
+def resume(name: str, as_json: bool, **given: Any) -> int:
+    """Go on with the search NAME after an interruption, a crash or a spent time budget."""
+    from tunesearch import api
+
+    return _watch(lambda progress: api.resume(name, progress=progress, **given), given["storage"], as_json=as_json)
+
+
+def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
+    from tunesearch.cli.live import view
+    from tunesearch.cli.showing import print_result
+
+    progress = view(to_stderr=as_json)
+    try:
+        result = search(progress)
+    finally:
+        progress.ended()
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result.as_dict(), indent=1))
+    else:
+        print_result(result, storage)
+    if result.status == "interrupted":
+        where = f" --storage {storage}" if storage else ""
+        click.echo(f"interrupted; everything is saved: tunesearch resume {result.name}{where}", err=True)
+        return 130
+    return 0

@@ -1,0 +1,150 @@
+"""``tunesearch list``, ``show``, ``ui`` and ``sync``: looking at searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tunesearch.cli import options
+
+if TYPE_CHECKING:
+    from tunesearch.api import SearchResult
+
+
+@click.command("list")
+@options.storage
+@options.as_json
+def list_(storage: Path | None, as_json: bool) -> None:
+    """List all searches of the storage folder."""
+    from tunesearch import api
+
+    results = api.list_searches(storage=storage)
+    if as_json:
+        import json
+
+        rows = [{key: value for key, value in result.as_dict().items() if key != "trials"} for result in results]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not results:
+        click.echo(f"no searches in {api.storage_folder(storage)}")
+        return
+    table = Table("search", "status", "trials", "best", "trial", "data")
+    for result in results:
+        best = result.best
+        table.add_row(
+            result.name,
+            result.status,
+            str(len(result.trials)),
+            f"{best.best:.4f}" if best and best.best is not None else "-",
+            str(best.number) if best else "-",
+            "SAMPLE" if result.sample else "",
+        )
+    Console().print(table)
+
+
+@click.command()
+@click.argument("name")
+@options.storage
+@options.as_json
+def show(name: str, storage: Path | None, as_json: bool) -> None:
+    """Show the search NAME: its trials, their outcomes, and the best configuration."""
+    from tunesearch import api
+
+    result = api.load(name, storage=storage)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result.as_dict(), indent=1))
+    else:
+        print_result(result, storage)
+
+
+@click.command()
+@options.storage
+@options.tracking
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, help="On 127.0.0.1 [5000].")
+def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
+    """Open MLflow's page on the trials, on http://127.0.0.1:PORT."""
+    import subprocess
+    import sys
+
+    from tunesearch import api
+    from tunesearch.tracking import artifact_folder
+
+    folder = api.storage_folder(storage)
+    uri = api.tracking_uri(folder, tracking_uri)
+    click.echo(f"MLflow on http://127.0.0.1:{port} over {uri}; Ctrl-C ends it", err=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    if uri.startswith("sqlite:"):
+        folder.mkdir(parents=True, exist_ok=True)
+        command += ["--default-artifact-root", artifact_folder(folder)]
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+@click.command()
+@click.argument("name")
+@options.storage
+@options.tracking
+def sync(name: str, storage: Path | None, tracking_uri: str | None) -> None:
+    """Make MLflow say what the ledger of NAME says, also where MLflow was away or is another one."""
+    from tunesearch import api
+
+    uri = api.sync(name, storage=storage, tracking=tracking_uri)
+    click.echo(f"{name} is in MLflow at {uri}")
+
+
+def print_result(result: SearchResult, storage: Path | None) -> None:
+    """The table of trials, the best configuration and what to do next."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunesearch.cli.live import duration, sparkline
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    sample = "  [built-in SAMPLE data]" if result.sample else ""
+    counts: dict[str, int] = {}
+    for record in result.trials:
+        counts[record.outcome or "running"] = counts.get(record.outcome or "running", 0) + 1
+    title = f"{result.name}: {result.status}, {len(result.trials)} trials in {duration(result.seconds)}{sample}"
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("trial", "outcome", "epochs", result.objective, "curve", "configuration"):
+        table.add_column(column, overflow="fold")
+    for record in result.trials:
+        curve = [getattr(saved.metrics, result.objective) for _, saved in sorted(record.epochs.items())]
+        table.add_row(
+            str(record.number),
+            record.outcome or "running",
+            str(max(record.epochs, default=0)),
+            f"{record.best:.4f}" if record.best is not None else "-",
+            sparkline(curve),
+            Text(record.message if record.outcome in ("failed", "infeasible", "lost") else _settings(record.parameters)),
+            style="bold green" if result.best and record.number == result.best.number else "",
+        )
+    console.print(table)
+    console.print(Text("outcomes: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))))
+    if result.duplicates:
+        console.print(Text(f"{result.duplicates} suggestions equalled an earlier trial and were not trained again"))
+    if result.best is None or result.best.best is None:
+        return
+    best = result.best
+    console.print(Text(f"best: trial {best.number}, {result.objective} {best.best:.4f}: {_settings(best.parameters)}"))
+    console.print(Text("      (one training, not yet repeated over seeds: the top of many trials is partly luck)"))
+    where = f" --storage {storage}" if storage else ""
+    console.print(Text(f"next: tunesearch export {result.name} -o best.yaml{where}; tunesearch ui{where}"))
+
+
+def _settings(parameters: dict[str, object]) -> str:
+    return ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters.items()
+    )

@@ -1,0 +1,61 @@
+"""The best configuration as a file that a production training starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tunesearch.errors import InputError, Problem
+from tunesearch.search.ledger import Ledger, versions
+from tunesearch.segmentation.checkpoint import write_atomic
+
+
+def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
+    """Everything that describes one trial of a search, as plain data.
+
+    Args:
+        trial: its number; None: the best one.
+
+    Raises:
+        InputError: there is no such trial, or none with a score.
+    """
+    if trial is None:
+        record = ledger.best()
+        if record is None:
+            raise InputError(Problem(f"search {ledger.name}", "has no trial with a score yet"))
+    elif trial in ledger.trials:
+        record = ledger.trials[trial]
+    else:
+        numbers = sorted(ledger.trials)
+        known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
+        raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
+    last = record.epochs[max(record.epochs)].metrics if record.epochs else None
+    best_epoch = max(record.epochs.values(), key=lambda saved: saved.metrics.val_miou).metrics if record.epochs else None
+    return {
+        "tunesearch": versions()["tunesearch"],
+        "search": ledger.name,
+        "space": ledger.experiment.name,
+        "trial": record.number,
+        "outcome": record.outcome or "running",
+        "score": {
+            "objective": ledger.experiment.objective.metric,
+            "value": record.best,
+            "val_miou": best_epoch.val_miou if best_epoch else None,
+            "epoch": best_epoch.epoch if best_epoch else None,
+            "epochs": last.epoch if last else 0,
+        },
+        "config": record.config.model_dump(mode="json"),
+        "data": {**ledger.experiment.data.model_dump(mode="json"), "digest": ledger.split.digest},
+        "versions": ledger.attribute("versions", {}),
+    }
+
+
+def export(ledger: Ledger, output: Path, *, trial: int | None = None) -> dict[str, Any]:
+    """Write :func:`configuration` to a YAML file; gives what was written."""
+    document = configuration(ledger, trial)
+    yaml = YAML()
+    yaml.default_flow_style = None
+    write_atomic(output, lambda path: yaml.dump(document, path))
+    return document

@@ -1,0 +1,148 @@
+"""Production training: the same trainer, all epochs, from an exported configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tunesearch.errors import InputError, Problem, nearest
+from tunesearch.segmentation.checkpoint import write_text
+from tunesearch.segmentation.config import DataConfig, TrainConfig
+from tunesearch.segmentation.data.cache import decoded
+from tunesearch.segmentation.data.checks import check_data
+from tunesearch.segmentation.data.layouts import resolve_classes
+from tunesearch.segmentation.data.splits import freeze_split
+from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+from tunesearch.tracking import TrainingRun
+
+
+def read_configuration(path: Path) -> tuple[TrainConfig, DataConfig, dict[str, Any]]:
+    """An exported configuration: the training, the data set, and the whole document.
+
+    Raises:
+        InputError: no such file, no YAML, or fields that do not hold; every problem at once.
+    """
+    try:
+        document = YAML(typ="safe").load(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(Problem(str(path), f"must be a readable file: {error.strerror}")) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(Problem(str(path), f"must be YAML: {' '.join(str(error).split())[:200]}")) from error
+    if not isinstance(document, dict) or not {"config", "data"} <= document.keys():
+        raise InputError(Problem(str(path), "must have config and data, as tunesearch export writes them"))
+    problems: list[Problem] = []
+    data = {key: value for key, value in dict(document["data"]).items() if key != "digest"}
+    parsed: list[Any] = []
+    for section, model, values in (("config", TrainConfig, document["config"]), ("data", DataConfig, data)):
+        try:
+            parsed.append(model.model_validate(values))
+        except ValidationError as error:
+            for found in error.errors():
+                unknown = found["type"] == "extra_forbidden"
+                problems.append(
+                    Problem(
+                        where=str(path),
+                        path=".".join(map(str, (section, *found["loc"]))),
+                        rule="is no field" if unknown else found["msg"].removeprefix("Value error, "),
+                        value="" if unknown else repr(found["input"])[:80],
+                        hint=nearest(found["loc"][-1], model.model_fields) if unknown else "",
+                    )
+                )
+    if problems:
+        raise InputError(problems)
+    return parsed[0], parsed[1], document
+
+
+def train(
+    path: Path,
+    *,
+    output: Path,
+    tracking_uri: str,
+    storage: Path,
+    data_root: Path | None = None,
+    encoder_weights: Path | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> dict[str, Any]:
+    """Train an exported configuration to its last epoch; goes on where a killed one stood.
+
+    Writes ``weights.safetensors`` (of the best epoch), ``metrics.json``, ``effective.json`` and a copy of the
+    configuration to ``output``, and the same to MLflow.
+
+    Returns:
+        ``outcome``, ``output``, ``weights`` (None unless a best epoch exists) and the best epoch's metrics.
+
+    Raises:
+        InputError: the configuration, the data set or the weights are not as they must be.
+    """
+    import torch
+
+    config, data, document = read_configuration(path)
+    changes = {"epochs": epochs, "seed": seed}
+    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if data_root is not None:
+        data = data.model_copy(update={"root": data_root.expanduser().absolute()})
+    if (output / "weights.safetensors").exists():
+        raise InputError(Problem(str(output), "holds a finished training already", hint="-o gives another folder"))
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.insert(0, str(path.parent.resolve()))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    split = freeze_split(data)
+    check_data(data, split=split).raise_if_broken()
+    if split.digest != document["data"].get("digest"):
+        said("note: the data set is not the one that the search used (its digest differs)")
+    classes = resolve_classes(data)
+    parts = [decoded(data, split, part, config.size) for part in ("train", "val")]
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        config,
+        train=parts[0],
+        val=parts[1],
+        classes=len(classes),
+        background=data.background,
+        encoder_weights=encoder_weights,
+        folder=output,
+    )
+    write_text(output / "effective.json", json.dumps(trainer.effective(), indent=1))
+    write_text(output / "config.yaml", path.read_text("utf-8"))
+    if trainer.resumed is not None:
+        said(f"going on after epoch {trainer.resumed.epoch}")
+    run = TrainingRun(
+        tracking_uri,
+        storage=storage,
+        name=output.name,
+        params=config.model_dump(mode="json"),
+        tags={"tunesearch.search": str(document.get("search", "")), "tunesearch.trial": str(document.get("trial", ""))},
+    )
+    curve = []
+    for metrics in trainer.epochs():
+        curve.append(asdict(metrics))
+        run.epoch(metrics)
+        epoch_done(metrics)
+    outcome = str(trainer.outcome)
+    write_text(output / "metrics.json", json.dumps({"outcome": outcome, "epochs": curve}, indent=1))
+    weights = output / "weights.safetensors"
+    if outcome == "completed" and (output / "best.safetensors").is_file():
+        (output / "best.safetensors").replace(weights)
+        (output / "last.pt").unlink(missing_ok=True)
+    files = [output / name for name in ("weights.safetensors", "metrics.json", "effective.json", "config.yaml")]
+    run.finish(outcome, [file for file in files if file.is_file()])
+    return {
+        "outcome": outcome,
+        "output": str(output),
+        "weights": str(weights) if weights.is_file() else None,
+        "best": asdict(trainer.best) if trainer.best else None,
+        "epochs": len(curve),
+    }
