@@ -190,7 +190,9 @@ def run(
     if encoder_weights is not None and not Path(encoder_weights).expanduser().exists():
         raise InputError(Problem("--encoder-weights", "must be an existing file or folder", value=str(encoder_weights)))
     if local and address not in (None, "local"):
-        raise InputError(Problem("--address", "cannot be given with --local, which always uses this machine", value=address))
+        raise InputError(
+            Problem("--address", "cannot be given with --local, which always uses this machine", value=address)
+        )
     is_file = Path(space).suffix in (".yaml", ".yml")
     settings = Settings(
         address="local" if local or smoke else address,
@@ -204,7 +206,9 @@ def run(
         code=str((Path(space).parent if is_file else Path.cwd()).resolve()),
     )
     progress.note(
-        "data: the built-in SAMPLE of generated scenes" if experiment.data.layout == "sample" else f"data: {experiment.data.root}"
+        "data: the built-in SAMPLE of generated scenes"
+        if experiment.data.layout == "sample"
+        else f"data: {experiment.data.root}"
     )
     report, split, notes = preflight(experiment, settings)
     progress.checked(report)
@@ -260,9 +264,7 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
     status = "failed"
     try:
         ledger.set_attribute("status", "running")
-        status = drive(
-            ledger, settings, changed=changed, started=lambda resources: progress.started(ledger, resources)
-        )
+        status = drive(ledger, settings, changed=changed, started=lambda resources: progress.started(ledger, resources))
     finally:
         progress.ended()
         ledger.set_attribute("status", status)

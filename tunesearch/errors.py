@@ -1,14 +1,14 @@
 """Everything that tunesearch raises on purpose.
 
-    TunesearchError             base: the command line prints it as one clean message
-    ├── InputError              something the user gave is wrong; every problem at once; exit code 2
-    │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
-    │   ├── WeightsError        encoder weights that cannot be had or do not fit
-    │   └── SearchNameError     a search that exists already, or does not exist
-    ├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
-    ├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
-    ├── LedgerBusy              another driver works on this search; exit code 2
-    └── Interrupted             stopped by the user, state saved; exit code 130
+TunesearchError             base: the command line prints it as one clean message
+├── InputError              something the user gave is wrong; every problem at once; exit code 2
+│   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
+│   ├── WeightsError        encoder weights that cannot be had or do not fit
+│   └── SearchNameError     a search that exists already, or does not exist
+├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
+├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
+├── LedgerBusy              another driver works on this search; exit code 2
+└── Interrupted             stopped by the user, state saved; exit code 130
 """
 
 from __future__ import annotations

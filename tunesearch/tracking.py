@@ -1,9 +1,9 @@
-"""MLflow as a view of the ledger: one parent run per search, one child per trial. The only place that imports MLflow.
+"""MLflow as a view of the ledger: one parent run per search, one child per trial. Only this module imports MLflow.
 
-A writer thread does all of it, so that neither Ray's loop nor training ever waits for MLflow. It keeps no state that the
-ledger does not hold: a trial is told from its record as a whole, and telling it again changes nothing (points carry the
-ledger's timestamps, and run ids are kept in the ledger before the first log). If MLflow cannot be reached the search goes
-on; what is missing is sent when it answers again, or later by ``tunesearch sync``.
+A writer thread does all of it, so that neither Ray's loop nor training ever waits for MLflow. It keeps no state that
+the ledger does not hold: a trial is told from its record as a whole, and telling it again changes nothing (points carry
+the ledger's timestamps, and run ids are kept in the ledger before the first log). If MLflow cannot be reached the
+search goes on; what is missing is sent when it answers again, or later by ``tunesearch sync``.
 """
 
 from __future__ import annotations

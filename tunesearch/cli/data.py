@@ -31,10 +31,10 @@ def data() -> None:
 def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool, output: Path, as_json: bool) -> None:
     """Check the data set of SPACE: partners, sizes, labels, colours, splits; print the classes, save a picture."""
     from tunesearch.experiment import load_experiment
-    from tunesearch.segmentation.checkpoint import write_atomic
     from tunesearch.segmentation.data.checks import check_data
     from tunesearch.segmentation.data.overlay import sample_picture
     from tunesearch.segmentation.data.splits import freeze_split
+    from tunesearch.segmentation.files import write_atomic
 
     experiment = load_experiment(space, overrides=overrides, smoke=smoke, data_root=data)
     report = check_data(experiment.data)

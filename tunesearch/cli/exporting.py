@@ -12,7 +12,9 @@ from tunesearch.cli import options
 
 @click.command()
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="YAML file to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="YAML file to write."
+)
 @click.option("--trial", type=click.IntRange(min=0), help="Its number [the best].")
 @options.storage
 def export(name: str, output: Path, trial: int | None, storage: Path | None) -> None:
@@ -36,7 +38,7 @@ def export(name: str, output: Path, trial: int | None, storage: Path | None) -> 
 @options.storage
 @options.as_json
 def train(configuration: Path, as_json: bool, **given: Any) -> int:
-    """Train an exported CONFIGURATION to its last epoch; weights are saved as safetensors. Goes on where it was killed."""
+    """Train an exported CONFIGURATION to its end and save its weights. Goes on where it was killed."""
     from tunesearch import api
 
     def epoch_done(metrics: Any) -> None:
@@ -47,9 +49,7 @@ def train(configuration: Path, as_json: bool, **given: Any) -> int:
         )
 
     given["tracking"] = given.pop("tracking_uri")
-    result = api.train(
-        configuration, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given
-    )
+    result = api.train(configuration, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given)
     if as_json:
         import json
 

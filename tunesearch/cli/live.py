@@ -61,7 +61,8 @@ class Plain:
         self.begun = time.monotonic()
         gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
         self.note(
-            f"search {ledger.name}: {ledger.experiment.search.trials} trials, sampler {ledger.experiment.search.sampler}, "
+            f"search {ledger.name}: {ledger.experiment.search.trials} trials, "
+            f"sampler {ledger.experiment.search.sampler}, "
             f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
         )
 

@@ -43,7 +43,5 @@ data = click.option("--data", type=click.Path(path_type=Path), help="Root of the
 address = click.option(
     "--address", help="Ray cluster: local, auto or an address [$RAY_ADDRESS, else a private Ray on this machine]."
 )
-max_concurrent = click.option(
-    "--max-concurrent", type=click.IntRange(min=1), help="Trials at once [what fits]."
-)
+max_concurrent = click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at once [what fits].")
 time_budget = click.option("--time-budget", type=Duration(), help="End the search after 90s, 30m, 1h30m ...")

@@ -25,7 +25,9 @@ from tunesearch.cli import options
 @options.max_concurrent
 @click.option("--sampler", type=click.Choice(["tpe", "random", "grid", "gp", "cmaes"]), help="Who proposes trials.")
 @options.encoder_weights
-@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Of the search and, with its number, of each trial.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Of the search and, with its number, of each trial."
+)
 @click.option("--set", "overrides", metavar="PATH=YAML", multiple=True, help="Change anything in the file; repeatable.")
 @click.option("--local", is_flag=True, help="Always a private Ray on this machine, with its one GPU or its CPUs.")
 @click.option("--smoke", is_flag=True, help="Small and short, on the built-in sample data.")

@@ -79,7 +79,18 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     folder = api.storage_folder(storage)
     uri = api.tracking_uri(folder, tracking_uri)
     click.echo(f"MLflow on http://127.0.0.1:{port} over {uri}; Ctrl-C ends it", err=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     if uri.startswith("sqlite:"):
         folder.mkdir(parents=True, exist_ok=True)
         command += ["--default-artifact-root", artifact_folder(folder)]
@@ -128,7 +139,9 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
             str(max(record.epochs, default=0)),
             f"{record.best:.4f}" if record.best is not None else "-",
             sparkline(curve),
-            Text(record.message if record.outcome in ("failed", "infeasible", "lost") else _settings(record.parameters)),
+            Text(
+                record.message if record.outcome in ("failed", "infeasible", "lost") else _settings(record.parameters)
+            ),
             style="bold green" if result.best and record.number == result.best.number else "",
         )
     console.print(table)

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.search.ledger import Ledger, versions
-from tunesearch.segmentation.checkpoint import write_atomic
+from tunesearch.segmentation.files import write_atomic
 
 
 def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
@@ -32,7 +32,9 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
         raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
     last = record.epochs[max(record.epochs)].metrics if record.epochs else None
-    best_epoch = max(record.epochs.values(), key=lambda saved: saved.metrics.val_miou).metrics if record.epochs else None
+    best_epoch = (
+        max(record.epochs.values(), key=lambda saved: saved.metrics.val_miou).metrics if record.epochs else None
+    )
     return {
         "tunesearch": versions()["tunesearch"],
         "search": ledger.name,

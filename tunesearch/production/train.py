@@ -14,12 +14,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tunesearch.errors import InputError, Problem, nearest
-from tunesearch.segmentation.checkpoint import write_text
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import freeze_split
+from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 from tunesearch.tracking import TrainingRun
 

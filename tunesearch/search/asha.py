@@ -1,4 +1,4 @@
-"""Early stopping: which trials go on after an epoch. Pure numbers; filled from the ledger, so a resume decides the same.
+"""Early stopping: which trials go on after an epoch. Pure numbers, filled from the ledger: a resume decides the same.
 
 Values are the running best of the objective, larger is better (a minimised objective comes negated).
 """

@@ -8,8 +8,9 @@ A search is a folder ``STORAGE/NAME``:
     trials/0007/      one trial's checkpoint, best weights, pictures, effective configuration
     driver.lock       held by the process that drives the search
 
-Per trial the study's user attributes hold ``config`` (set last when a trial is asked: a trial without it was never given
-out), ``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message``, ``attempts``.
+Per trial the study's user attributes hold ``config`` (set last when a trial is asked: a trial without it was never
+given out), ``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and
+``attempts``.
 """
 
 from __future__ import annotations
@@ -33,17 +34,19 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from tunesearch import __version__
-from tunesearch.errors import InputError, LedgerBusy, Problem, SearchNameError, nearest
+from tunesearch.errors import LedgerBusy, Problem, SearchNameError, nearest
 from tunesearch.experiment import Experiment
 from tunesearch.search.samplers import build_sampler, derived_seed
-from tunesearch.segmentation.checkpoint import write_text
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-Outcome = Literal["completed", "stopped", "diverged", "out_of_memory", "infeasible", "failed", "lost", "cancelled", "duplicate"]
+Outcome = Literal[
+    "completed", "stopped", "diverged", "out_of_memory", "infeasible", "failed", "lost", "cancelled", "duplicate"
+]
 """How a trial ended. ``duplicate``: its configuration equals an earlier one in effect; it was not trained and does not
 count. ``lost``: its node or process died more often than it is retried."""
 
@@ -120,7 +123,17 @@ class TrialRecord:
 
 def versions() -> dict[str, str]:
     """Of Python, tunesearch and the packages that decide a result."""
-    names = ("ray", "torch", "torchvision", "optuna", "mlflow", "albumentations", "segmentation-models-pytorch", "timm", "numpy")
+    names = (
+        "ray",
+        "torch",
+        "torchvision",
+        "optuna",
+        "mlflow",
+        "albumentations",
+        "segmentation-models-pytorch",
+        "timm",
+        "numpy",
+    )
     return {
         "python": platform.python_version(),
         "tunesearch": __version__,
@@ -136,7 +149,9 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise SearchNameError(
-            Problem("--name", "must be letters, digits, '.', '_' and '-', starting with a letter or digit", value=repr(name))
+            Problem(
+                "--name", "must be letters, digits, '.', '_' and '-', starting with a letter or digit", value=repr(name)
+            )
         )
 
 
@@ -176,7 +191,9 @@ class Ledger:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise LedgerBusy(Problem(f"search {self.name}", "another process is driving it")) from None
-        self.experiment = Experiment.from_document(YAML(typ="safe").load((folder / "experiment.yaml").read_text("utf-8")))
+        self.experiment = Experiment.from_document(
+            YAML(typ="safe").load((folder / "experiment.yaml").read_text("utf-8"))
+        )
         self.split = Split.load(folder / "split.json")
         self._storage = _storage(folder)
         self._study = optuna.load_study(study_name=self.name, storage=self._storage)
@@ -300,7 +317,9 @@ class Ledger:
         """The completed trial with the best value; where none was completed, the best of those stopped on the way."""
         scored = [record for record in self.counted() if record.best is not None]
         finished = [record for record in scored if record.outcome == "completed"]
-        return max(finished or scored, key=lambda record: (self._sign * (record.best or 0.0), -record.number), default=None)
+        return max(
+            finished or scored, key=lambda record: (self._sign * (record.best or 0.0), -record.number), default=None
+        )
 
     def larger_is_better(self, value: float) -> float:
         """The value with its sign turned if the objective is minimised."""
@@ -321,7 +340,7 @@ class Ledger:
     # ---------------------------------------------------------------------------------------------------------- driving
 
     def recover(self) -> list[TrialRecord]:
-        """After a death of the driver: finish what was half written. Gives the trials that were live, to be emitted again."""
+        """After a death of the driver: finish what was half written. Gives the trials that were live, to go on with."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             record = self.trials.get(frozen.number)
             if record is None:  # asked, but never given out: its parameters are sampled again, the same ones
@@ -390,7 +409,7 @@ class Ledger:
         return self._grid[number] if number < len(self._grid) else None
 
     def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:
-        """Write one epoch with the decision taken on it, before anything acts on it. Writing it again changes nothing."""
+        """Write one epoch with the decision on it, before anything acts on it. Writing it again changes nothing."""
         record = self.trials[number]
         if metrics.epoch in record.epochs:
             return record.epochs[metrics.epoch]

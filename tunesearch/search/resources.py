@@ -32,7 +32,7 @@ def plan_resources(
 ) -> Resources:
     """Fill in what was not given, from what each node of the cluster has, and check that a trial fits.
 
-    Without GPUs up to four trials share a node's CPUs; with GPUs a trial gets one GPU and its share of the CPUs, at most 8.
+    Without GPUs up to four trials share a node's CPUs; with GPUs a trial gets one and its share of the CPUs, at most 8.
 
     Args:
         nodes: one dict a node with ``CPU`` and ``GPU`` counts, as Ray reports them.

@@ -175,7 +175,6 @@ def drive(
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray
     from ray import tune
 
     from tunesearch.search.searcher import Conductor, EndStopper, LedgerScheduler, LedgerSearcher
@@ -215,9 +214,7 @@ def drive(
         with _signals(conductor), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's and Tune's own, about themselves
             tuner = tune.Tuner(
-                tune.with_resources(
-                    trainable or SegmentationTrial, {"CPU": resources.cpus, "GPU": resources.gpus}
-                ),
+                tune.with_resources(trainable or SegmentationTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
                 tune_config=tune.TuneConfig(
                     search_alg=LedgerSearcher(conductor),
                     scheduler=LedgerScheduler(conductor),
@@ -270,7 +267,7 @@ def _warm_cache(ledger: Ledger) -> None:
 
 @contextlib.contextmanager
 def _ray(settings: Settings) -> Iterator[list[dict[str, float]]]:
-    """Ray for the length of a search: the given cluster, or a private one that ends with it. Gives each node's resources."""
+    """Ray for the length of a search: the given cluster, or a private one. Gives each node's resources."""
     import ray
 
     if ray.is_initialized():  # the caller's own Ray: used, and left as it is

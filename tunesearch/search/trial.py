@@ -21,12 +21,12 @@ from ruamel.yaml import YAML
 
 from tunesearch.errors import Infeasible
 from tunesearch.experiment import Experiment
-from tunesearch.segmentation.checkpoint import write_atomic, write_text
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, decoded
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.overlay import PanelRow, palette, panel
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.files import write_atomic, write_text
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 
 EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
@@ -36,10 +36,10 @@ WATCHED = 4
 
 
 class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped
-    """Trains the configuration it is given; see :func:`tunesearch.search.run.drive` for what the configuration holds."""
+    """Trains the configuration it is given; :func:`tunesearch.search.run.drive` says what that holds."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Only remember: a fault here could not be told from a fault of Ray, so everything is built in the first step."""
+        """Only remember: a fault here could not be told from one of Ray, so the first step builds everything."""
         self.assignment = config
         self.trainer: Trainer | None = None
         self.epochs: Iterator[EpochMetrics] | None = None

@@ -117,7 +117,9 @@ class TrainConfig(BaseModel):
             raise ValueError(f"architecture {self.architecture!r} needs an encoder, such as mobilenet_v2")
         smallest = min(self.batch_size, self.micro_batch or self.batch_size)
         if self.architecture in ("pspnet", "deeplabv3plus") and smallest < 2:
-            raise ValueError(f"{self.architecture} has batch norm on pooled features: batches of at least 2 images needed")
+            raise ValueError(
+                f"{self.architecture} has batch norm on pooled features: batches of at least 2 images needed"
+            )
         return self
 
     @property

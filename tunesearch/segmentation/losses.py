@@ -1,7 +1,7 @@
 """Losses over logits (N, C, H, W) and masks (N, H, W) int64, all deaf to the ignore index.
 
-Each is a module with two methods: ``forward`` gives the mean loss, and ``share`` the weight that a batch has in that mean,
-so that micro-batches add up to exactly what the whole batch would give.
+Each is a module with two methods: ``forward`` gives the mean loss, and ``share`` the weight that a batch has in that
+mean, so that micro-batches add up to exactly what the whole batch would give.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.models import import_object
 
 
-class _PixelLoss(nn.Module):
+class Loss(nn.Module):
+    """Base of all losses."""
+
+    def share(self, masks: Tensor) -> Tensor:
+        """The weight that a batch has in a mean over batches, a float32 scalar: here its number of images."""
+        return torch.tensor(float(masks.shape[0]), device=masks.device)
+
+
+class _PixelLoss(Loss):
     """What cross-entropy and focal share: class weights and an ignore index.
 
     Args:
@@ -44,14 +52,12 @@ class CrossEntropy(_PixelLoss):
     """Softmax cross-entropy, averaged over the pixels that count with their class weights (torch's own)."""
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
-        total = F.cross_entropy(
-            logits.float(), masks, self.weight, ignore_index=self.ignore_index, reduction="sum"
-        )
+        total = F.cross_entropy(logits.float(), masks, self.weight, ignore_index=self.ignore_index, reduction="sum")
         return total / self.share(masks).clamp_min(1e-12)
 
 
 class Focal(_PixelLoss):
-    """Focal loss for softmax: cross-entropy times ``(1 - p_t) ** gamma`` (Lin et al. 2017, eq. 5, alpha = class weights)."""
+    """Focal loss for softmax (Lin et al. 2017, eq. 5): cross-entropy times ``(1 - p_t) ** gamma`` and class weights."""
 
     def __init__(self, *, ignore_index: int, gamma: float, weight: Tensor | None = None) -> None:
         super().__init__(ignore_index=ignore_index, weight=weight)
@@ -66,7 +72,7 @@ class Focal(_PixelLoss):
         return (factor * negative_log).sum() / self.share(masks).clamp_min(1e-12)
 
 
-class Dice(nn.Module):
+class Dice(Loss):
     """Soft Dice loss: the mean over classes of ``1 - 2 |P G| / (|P| + |G|)`` (Milletari et al. 2016 without squares).
 
     Sums run over the whole batch; a class that is in no mask of the batch does not count, as in
@@ -93,19 +99,15 @@ class Dice(nn.Module):
             counts = counts * self.weight
         return (loss * counts).sum() / counts.sum().clamp_min(self.epsilon)
 
-    def share(self, masks: Tensor) -> Tensor:
-        """Number of images: Dice is no mean over pixels, so micro-batches are averaged by their size."""
-        return torch.tensor(float(masks.shape[0]), device=masks.device)
 
-
-LOSSES: dict[str, Callable[[TrainConfig, int, Tensor | None], nn.Module]] = {
+LOSSES: dict[str, Callable[[TrainConfig, int, Tensor | None], Loss]] = {
     "cross_entropy": lambda _, ignore, weight: CrossEntropy(ignore_index=ignore, weight=weight),
     "dice": lambda _, ignore, weight: Dice(ignore_index=ignore, weight=weight),
     "focal": lambda config, ignore, weight: Focal(ignore_index=ignore, gamma=config.focal_gamma, weight=weight),
 }
 
 
-class _OwnLoss(nn.Module):
+class _OwnLoss(Loss):
     """A user's own loss, ``(logits, masks) -> scalar``; micro-batches are averaged by their number of images."""
 
     def __init__(self, loss: Any) -> None:
@@ -116,11 +118,8 @@ class _OwnLoss(nn.Module):
         value: Tensor = self.loss(logits, masks)
         return value
 
-    def share(self, masks: Tensor) -> Tensor:
-        return torch.tensor(float(masks.shape[0]), device=masks.device)
 
-
-def build_loss(config: TrainConfig, *, ignore_index: int, weight: Tensor | None) -> nn.Module:
+def build_loss(config: TrainConfig, *, ignore_index: int, weight: Tensor | None) -> Loss:
     """The loss of a configuration.
 
     Args:

@@ -1,9 +1,9 @@
 """Trainer: one training as an iterator of epochs. It knows no Ray, no Optuna and no MLflow.
 
-    trainer = Trainer(config, train=..., val=..., classes=21)
-    for metrics in trainer.epochs():
-        print(metrics.epoch, metrics.val_miou)
-    print(trainer.outcome)                          # completed | diverged | out_of_memory
+trainer = Trainer(config, train=..., val=..., classes=21)
+for metrics in trainer.epochs():
+    print(metrics.epoch, metrics.val_miou)
+print(trainer.outcome)                          # completed | diverged | out_of_memory
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint, write_atomic
+from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart
 from tunesearch.segmentation.data.class_weights import class_pixels, inverse_frequency
 from tunesearch.segmentation.data.loader import train_loader, val_loader
+from tunesearch.segmentation.files import write_atomic
 from tunesearch.segmentation.losses import build_loss
 from tunesearch.segmentation.metrics import ConfusionMatrix, scores
 from tunesearch.segmentation.models import build_model
@@ -34,6 +35,8 @@ from tunesearch.segmentation.optimizers import build_optimizer
 from tunesearch.segmentation.schedules import lr_factor
 
 TrainerOutcome = Literal["completed", "diverged", "out_of_memory"]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Trainer:
         background: class left out of mean IoU without background; None: there is none.
         ignore_index: label that counts nowhere; the decoded cache holds 255.
         encoder_weights: file or folder of ImageNet weights; None: the library's loader.
-        folder: where ``last.pt`` (to resume) and ``best.safetensors`` are kept; None: nowhere, and best weights in memory.
+        folder: where ``last.pt`` (to resume) and ``best.safetensors`` are kept; None: best weights in memory only.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         workers: processes that prepare batches; 0: this one.
         watch: indices into ``val`` whose best predictions are kept in ``best_predictions``.
@@ -165,9 +168,10 @@ class Trainer:
         self.model = model
         weight = None
         if config.class_weights == "inverse_frequency":
-            weight = torch.from_numpy(inverse_frequency(class_pixels(train.masks, classes)))
+            weight = torch.from_numpy(inverse_frequency(class_pixels(train.masks, classes))).to(self.device)
         self.loss = build_loss(config, ignore_index=ignore_index, weight=weight).to(self.device)
         self.optimizer = build_optimizer(model, config)
+        self.grad_clip = config.grad_clip
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.train_size = train.images.shape[1:3]  # (H, W)
         pin = self.device.type == "cuda"
@@ -199,7 +203,10 @@ class Trainer:
             if train_loss is None:
                 return
             trained = time.perf_counter()
-            val_loss, matrix, predictions = self._validate()
+            validated = self._within_memory(self._validate)
+            if validated is None:
+                return
+            val_loss, matrix, predictions = validated
             if not math.isfinite(val_loss):
                 self.outcome = "diverged"
                 return
@@ -235,23 +242,13 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         weight = torch.zeros((), device=self.device)
         for step, (images, masks) in enumerate(self.train_batches.epoch(epoch), start=1):
-            lr = self.config.lr * lr_factor(self.config, self.updates, self.total_updates)
+            lr = self._lr(self.updates)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            try:
-                loss, share = self._update(images, masks)
-            except torch.OutOfMemoryError:
-                loss = None
-            while loss is None:  # outside the handler: its traceback would keep the failed graph's memory alive
-                if self.micro_batch <= self._smallest_micro_batch():
-                    self.outcome = "out_of_memory"
-                    return None
-                self.micro_batch = max(self.micro_batch // 2, self._smallest_micro_batch())
-                self.optimizer.zero_grad(set_to_none=True)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                with contextlib.suppress(torch.OutOfMemoryError):
-                    loss, share = self._update(images, masks)
+            updated = self._within_memory(self._update, images, masks)
+            if updated is None:
+                return None
+            loss, share = updated
             self.updates += 1
             total += loss * share
             weight += share
@@ -260,6 +257,25 @@ class Trainer:
                 self.outcome = "diverged"
                 return None
         return float(total / weight.clamp_min(1e-12))
+
+    def _lr(self, t: int) -> float:
+        """The learning rate of the update after ``t`` updates."""
+        first: float = self.optimizer.defaults["lr"]
+        return first * lr_factor(self.config, t, self.total_updates)
+
+    def _within_memory(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """``work(...)``, with half the micro-batch as often as the memory asks for it; at the floor an outcome, None."""
+        while True:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return work(*args, **kwargs)
+            # Outside the handler: its traceback would keep the failed graph's memory alive.
+            if self.micro_batch <= self._smallest_micro_batch():
+                self.outcome = "out_of_memory"
+                return None
+            self.micro_batch = max(self.micro_batch // 2, self._smallest_micro_batch())
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _update(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """One optimiser update on a batch, in micro-batches; gives its loss and the share of it that counts."""
@@ -275,9 +291,9 @@ class Trainer:
             if loss.requires_grad:
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        if self.config.grad_clip is not None:
+        if self.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -296,7 +312,7 @@ class Trainer:
             images = images.to(self.device, non_blocking=True)
             masks = masks.to(self.device, non_blocking=True).long()
             with self._autocast():
-                logits = self.model(images)
+                logits = torch.cat([self.model(part) for part in self._micro(images)])
             share = self.loss.share(masks)
             total += self.loss(logits, masks) * share
             weight += share
@@ -314,7 +330,8 @@ class Trainer:
 
     def _micro(self, batch: Tensor) -> list[Tensor]:
         """Micro-batches of nearly equal size: no remainder of a single image that a batch norm could not take."""
-        return list(batch.tensor_split(math.ceil(len(batch) / self.micro_batch)))
+        parts = min(math.ceil(len(batch) / self.micro_batch), len(batch) // self._smallest_micro_batch())
+        return list(batch.tensor_split(max(parts, 1)))
 
     def _smallest_micro_batch(self) -> int:
         return 2 if self.config.architecture in ("pspnet", "deeplabv3plus") else 1
@@ -355,9 +372,13 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def _keep_best_weights(self) -> None:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        # Clones, because tied weights, which share their memory, are refused by safetensors.
+        weights = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.model.state_dict().items()
+        }
         if self.folder is None:
-            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+            self._best_weights = weights
         else:
             write_atomic(self.folder / "best.safetensors", lambda temporary: save_file(weights, temporary))
 
@@ -376,6 +397,7 @@ class Trainer:
         parameters = list(model.parameters())
         freezing = model.freezing
         augmentation = self.train_batches.augmentation
+        weight = getattr(self.loss, "weight", None)
         return {
             "network": type(model.network).__name__,
             "encoder": type(getattr(model.network, "encoder", None)).__name__ if freezing else None,
@@ -392,17 +414,21 @@ class Trainer:
             "optimizer_groups": [
                 {
                     "tensors": len(group["params"]),
-                    **{k: v for k, v in group.items() if k not in ("params", "lr") and isinstance(v, int | float | tuple)},
+                    **{
+                        k: v
+                        for k, v in group.items()
+                        if k not in ("params", "lr") and isinstance(v, int | float | tuple)
+                    },
                 }
                 for group in groups
             ],
-            "lr_first": self.config.lr * lr_factor(self.config, 0, self.total_updates),
-            "lr_last": self.config.lr * lr_factor(self.config, self.total_updates - 1, self.total_updates),
+            "lr_first": self._lr(0),
+            "lr_last": self._lr(self.total_updates - 1),
             "total_updates": self.total_updates,
-            "grad_clip": self.config.grad_clip,
+            "grad_clip": self.grad_clip,
             "loss": type(self.loss).__name__,
             "loss_gamma": getattr(self.loss, "gamma", None),
-            "class_weights": None if getattr(self.loss, "weight", None) is None else self.loss.weight.tolist(),
+            "class_weights": weight.tolist() if isinstance(weight, Tensor) else None,
             "augmentation": augmentation.to_dict()["transform"] if augmentation is not None else None,
             "batch_size": self.train_batches.batch_size,
             "micro_batch": self.micro_batch,

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from tunesearch.errors import DataError, Problem
 from tunesearch.segmentation.config import ClassSpec, DataConfig, Size
-from tunesearch.segmentation.data.files import cache_folder, sha256, sync, write_text
 from tunesearch.segmentation.data.images import Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, SplitItem
+from tunesearch.segmentation.files import cache_folder, sha256, sync, write_text
 
 FORMAT = 1
 """Raised whenever decoding or resizing changes, so that older entries are not used."""

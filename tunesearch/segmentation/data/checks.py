@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tunesearch.errors import DataError, Problem
 from tunesearch.segmentation.config import ClassSpec, DataConfig
-from tunesearch.segmentation.data.files import sha256
 from tunesearch.segmentation.data.images import VOID, read_image, read_mask
 from tunesearch.segmentation.data.layouts import PARTS, Pair, resolve_classes, scan
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.files import sha256
 
 
 @dataclass(frozen=True)

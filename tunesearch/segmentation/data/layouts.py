@@ -29,7 +29,7 @@ from typing import Any
 
 from tunesearch.errors import DataError, Problem, nearest
 from tunesearch.segmentation.config import ClassSpec, DataConfig
-from tunesearch.segmentation.data.files import data_root
+from tunesearch.segmentation.files import data_root
 
 PARTS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

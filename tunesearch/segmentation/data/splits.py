@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunesearch.errors import DataError, Problem
 from tunesearch.segmentation.config import DataConfig
-from tunesearch.segmentation.data.files import data_root, sha256, write_text
 from tunesearch.segmentation.data.layouts import PARTS, Pair, find_pairs
+from tunesearch.segmentation.files import data_root, sha256, write_text
 
 Part = Literal["train", "val", "test"]
 

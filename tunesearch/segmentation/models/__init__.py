@@ -26,8 +26,8 @@ ARCHITECTURES: tuple[str, ...] = (*WIDTHS, *LIBRARY)
 class SegmentationModel(nn.Module):
     """A network with its normalisation inside, for images of any size.
 
-    Shapes: images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, C, H, W). Heights and widths that the network does
-    not divide are padded by repeating the border, and the logits cropped.
+    Shapes: images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, C, H, W). Heights and widths that are no
+    multiple of what the network needs are padded by repeating the border, and the logits cropped.
 
     Attributes:
         network: the architecture itself, fed with normalised images.
@@ -88,7 +88,8 @@ def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | No
         WeightsError: the encoder's weights cannot be had.
         InputError: the user's own model cannot be imported.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     if IMPORT_PATH.match(config.architecture):
         network = import_object(config.architecture, "architecture")(config, classes)
     elif config.architecture in WIDTHS:
@@ -96,9 +97,7 @@ def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | No
     else:
         assert config.encoder is not None  # TrainConfig holds this
         mean, std = normalisation(config.encoder)
-        network = build_library(
-            config.architecture, encoder=config.encoder, classes=classes, dropout=config.dropout
-        )
+        network = build_library(config.architecture, encoder=config.encoder, classes=classes, dropout=config.dropout)
         if config.encoder_weights == "imagenet":
             load_encoder(network, config.encoder, source=encoder_weights)
     model = SegmentationModel(network, mean=mean, std=std)

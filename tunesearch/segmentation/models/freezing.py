@@ -30,10 +30,10 @@ class Freezing:
 
 
 def encoder_layers(encoder: nn.Module) -> list[list[nn.Module]]:
-    """The encoder's layers in forward order; each holds a convolution or linear map and what follows it before the next.
+    """The encoder's layers in forward order: each a convolution or linear map with what follows it before the next.
 
-    A norm (and any other module with parameters of its own) goes with the layer before it. Modules that the forward pass
-    does not reach belong to no layer and have no part in the output.
+    A norm (and any other module with parameters of its own) goes with the layer before it. Modules that the forward
+    pass does not reach belong to no layer and have no part in the output.
     """
     order: list[nn.Module] = []
     seen: set[int] = set()
@@ -69,7 +69,7 @@ def encoder_layers(encoder: nn.Module) -> list[list[nn.Module]]:
 
 
 def freeze(encoder: nn.Module, fraction: float) -> Freezing:
-    """Leave the last ``round(fraction * n)`` of the encoder's n layers trainable and freeze the rest with their norms."""
+    """Leave the last ``round(fraction * n)`` of the n layers trainable and freeze the rest with their norms."""
     layers = encoder_layers(encoder)
     trained = round(fraction * len(layers))
     encoder.requires_grad_(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
@@ -23,19 +23,22 @@ _TIMM_NAMES = {"xception": "legacy_xception", "inceptionv4": "inception_v4", "in
 def _unet(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
     model = smp.Unet(encoder, encoder_weights=None, classes=classes, **more)
     model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), model.segmentation_head)
-    return model
+    return cast(nn.Module, model)
 
 
 def _fpn(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return smp.FPN(encoder, encoder_weights=None, classes=classes, decoder_dropout=dropout, **more)
+    return cast(nn.Module, smp.FPN(encoder, encoder_weights=None, classes=classes, decoder_dropout=dropout, **more))
 
 
 def _pspnet(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return smp.PSPNet(encoder, encoder_weights=None, classes=classes, psp_dropout=dropout, **more)
+    return cast(nn.Module, smp.PSPNet(encoder, encoder_weights=None, classes=classes, psp_dropout=dropout, **more))
 
 
 def _deeplabv3plus(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=dropout, **more)
+    return cast(
+        nn.Module,
+        smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=dropout, **more),
+    )
 
 
 LIBRARY: dict[str, Callable[..., nn.Module]] = {
@@ -62,7 +65,7 @@ def build_library(architecture: str, *, encoder: str, classes: int, dropout: flo
             model = LIBRARY[architecture](encoder, classes, dropout, **more)
         except (ValueError, KeyError, NotImplementedError) as error:
             raise Infeasible(f"{architecture} cannot be built on encoder {encoder}: {error}") from error
-    model.multiple = 32
+    cast(Any, model).multiple = 32
     return model
 
 
@@ -85,7 +88,7 @@ def encoder_problem(encoder: str, where: str) -> Problem | None:
 
 
 def normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of images in 0..1, that the encoder's ImageNet weights were trained with.
+    """Mean and standard deviation per channel, of images in 0..1, that the ImageNet weights were trained with.
 
     Known offline: timm's own configurations where timm has the model, ImageNet's mean and deviation elsewhere.
     """

@@ -6,6 +6,7 @@ convolution, concatenation with the skip connection and twice [3x3 conv, ReLU] w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class UNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         deep_to_shallow = list(reversed(widths))
-        pairs = list(zip(deep_to_shallow, deep_to_shallow[1:], strict=False))
+        pairs = list(itertools.pairwise(deep_to_shallow))
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, stride=2) for deep, shallow in pairs)
         self.merge = nn.ModuleList(_decoder_block(2 * shallow, shallow) for _, shallow in pairs)
         self.dropout = nn.Dropout2d(dropout)

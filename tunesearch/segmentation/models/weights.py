@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
@@ -50,14 +48,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         state: Any = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (
+        Exception
+    ) as error:  # a torn file makes the unpickler stumble anywhere: IndexError, KeyError, struct.error ...
+        reason = _first_line(error)[:200]
         raise WeightsError(Problem(str(path), f"must be a readable weight file: {reason}")) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(Problem(str(path), "must hold a state dict: names to tensors", value=type(state).__name__))
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def load_encoder(model: nn.Module, encoder: str, *, source: Path | None) -> None:
@@ -83,13 +89,16 @@ def load_encoder(model: nn.Module, encoder: str, *, source: Path | None) -> None
         return
     try:
         state = get_encoder(encoder, weights=True if is_timm(encoder) else "imagenet").state_dict()
-    except Exception as error:  # the library lets whatever its download raises through: network, hub, disk, no such weights
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    except (
+        Exception
+    ) as error:  # the library lets whatever its download raises through: network, hub, disk, no such weights
+        reason = _first_line(error)[:160]
         raise WeightsError(
             Problem(
                 where=f"encoder {encoder}",
                 rule=f"its ImageNet weights could not be downloaded ({reason})",
-                hint=f"give --encoder-weights FOLDER with {encoder}.pth, or --set 'parameters.encoder_weights.choice=[none]'",
+                hint=f"give --encoder-weights FOLDER with {encoder}.pth, or "
+                "--set 'parameters.encoder_weights.choice=[none]'",
             )
         ) from error
     target.load_state_dict(state)

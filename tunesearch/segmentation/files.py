@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tunesearch.segmentation.config import DataConfig
@@ -34,18 +35,25 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there completely or not at all, whatever is killed when."""
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it over ``path``.
+
+    A process killed at any moment leaves the old file or the new one, never a part. Folders are made as needed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; a split is read by other users of a cluster
+        write(temporary)
+        sync(temporary)
+        temporary.chmod(0o644)  # mkstemp makes it private; other users of a cluster read these files
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_atomic` of a UTF-8 text."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
