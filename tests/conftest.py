@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +21,103 @@ def test_data() -> Path:
     if not (folder / "data" / "voc2012_subset").is_dir():
         pytest.skip("the real test data is not here: TUNESEARCH_TEST_DATA must name the folder that holds data/")
     return folder
+
+
+TINY_MODEL = '''
+"""A network small enough for tests, and ways to go wrong."""
+import os, pathlib
+import torch
+from torch import nn
+
+HERE = pathlib.Path(__file__).parent
+
+def tiny(config, classes):
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*first, nn.Dropout2d(config.dropout), nn.Conv2d(8, classes, 1))
+
+def broken(config, classes):
+    raise RuntimeError("this network cannot be built: on purpose")
+
+def dies_once(config, classes):
+    """Kills its process when it is first used in a second epoch; the next process goes on."""
+    network = tiny(config, classes)
+    marker, calls = HERE / "died", {"train": 0}
+    def count(module, inputs):
+        if module.training:
+            calls["train"] += 1
+            if calls["train"] > 3 and not marker.exists():
+                marker.touch()
+                os._exit(1)
+    network.register_forward_pre_hook(count)
+    return network
+
+def dies_always(config, classes):
+    os._exit(1)
+
+def not_a_number(config, ignore_index, weight):
+    return lambda logits, masks: logits.sum() * float("nan")
+
+def other_loss(config, ignore_index, weight):
+    return nn.CrossEntropyLoss(ignore_index=ignore_index)
+'''
+
+TINY_SPACE = """
+name: tiny
+data: {layout: sample}
+train: {architecture: "tiny_model:tiny", epochs: 3, size: 32x32, batch_size: 16, augmentation_strength: 0}
+search: {trials: 4, seed: 3}
+scheduler: {asha: {grace_epochs: 1, reduction: 2}}
+parameters:
+  optimizer: {choice: [adam, sgd]}
+  momentum: {float: [0.5, 0.95], when: {optimizer: sgd}}
+  lr: {float: [1.0e-4, 1.0e-1], log: true}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or left in the user's own cache, storage or MLflow."""
+    before = {name: os.environ.get(name) for name in ("TUNESEARCH_CACHE", *_OUTSIDE)}
+    os.environ["TUNESEARCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    for name in _OUTSIDE:
+        os.environ.pop(name, None)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+_OUTSIDE = ("TUNESEARCH_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+
+
+@pytest.fixture
+def tiny_space(tmp_path: Path) -> Path:
+    """A search-space file of a tiny network of the user's own on the built-in sample, with its module beside it."""
+    folder = tmp_path / "space"
+    folder.mkdir()
+    (folder / "tiny_model.py").write_text(TINY_MODEL)
+    (folder / "tiny.yaml").write_text(TINY_SPACE)
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def own_ray() -> Iterator[None]:
+    """One private Ray of two CPUs for all tests that search in this process; searches use a Ray that is there."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="ts-ray-", dir="/tmp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            _temp_dir=folder,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

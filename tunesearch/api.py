@@ -265,6 +265,8 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
     try:
         ledger.set_attribute("status", "running")
         status = drive(ledger, settings, changed=changed, started=lambda resources: progress.started(ledger, resources))
+    except KeyboardInterrupt:  # before or after Ray's loop, which has its own way to end
+        status = "interrupted"
     finally:
         progress.ended()
         ledger.set_attribute("status", status)

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import filelock
 import optuna
+import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
@@ -344,6 +345,7 @@ class Ledger:
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             record = self.trials.get(frozen.number)
             if record is None:  # asked, but never given out: its parameters are sampled again, the same ones
+                self._forget_parameters(frozen._trial_id)
                 self._sample(frozen.number, frozen._trial_id)
                 continue
             for epoch, saved in record.epochs.items():
@@ -361,6 +363,11 @@ class Ledger:
                 elif last == record.config.epochs:
                     self.end(record.number, "completed")
         return self.live()
+
+    def _forget_parameters(self, trial_id: int) -> None:
+        """Optuna gives a parameter that is stored without drawing it, which would shift the draws of the others."""
+        with self._storage.engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DELETE FROM trial_params WHERE trial_id = :id"), {"id": trial_id})
 
     def ask(self) -> TrialRecord | None:
         """A new trial, committed with its complete configuration; None when the space is exhausted.

@@ -47,7 +47,7 @@ def plan_resources(
     if cpus is not None:
         cpus_each = cpus
     elif gpus_each > 0:
-        per_trial = most_cpus * min(gpus_each, 1.0) / max(most_gpus, 1.0)
+        per_trial = most_cpus * gpus_each / max(most_gpus, gpus_each)
         cpus_each = max(1, min(8, math.floor(per_trial)))
     else:
         cpus_each = max(1, math.floor(most_cpus / 4))

@@ -135,6 +135,8 @@ class TrainConfig(BaseModel):
                 del fields[name]
         if self.optimizer not in ("sgd", "rmsprop"):
             del fields["momentum"]
+        if self.weight_decay == 0:
+            del fields["decay_norms_and_biases"]
         if self.schedule != "time_decay":
             del fields["lr_decay"]
         if self.loss in LOSSES and self.loss != "focal":

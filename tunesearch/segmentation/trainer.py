@@ -264,7 +264,7 @@ class Trainer:
         return first * lr_factor(self.config, t, self.total_updates)
 
     def _within_memory(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """``work(...)``, with half the micro-batch as often as the memory asks for it; at the floor an outcome, None."""
+        """``work(...)``, with half the micro-batch as often as memory asks; None, with an outcome, at the floor."""
         while True:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return work(*args, **kwargs)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from tunesearch.errors import Problem, TunesearchError, WeightsError, nearest
+from tunesearch.errors import Problem, WeightsError, nearest
 from tunesearch.segmentation.models.library import encoder_problem, is_timm
 
 SUFFIXES = (".safetensors", ".pth")
@@ -87,6 +90,7 @@ def load_encoder(model: nn.Module, encoder: str, *, source: Path | None) -> None
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(Problem(str(path), f"must fit the encoder {encoder}: {reason}")) from error
         return
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each of its retries
     try:
         state = get_encoder(encoder, weights=True if is_timm(encoder) else "imagenet").state_dict()
     except (
@@ -117,28 +121,28 @@ def check_weights(encoders: list[str], *, source: Path | None) -> None:
     Raises:
         WeightsError: every encoder whose weights cannot be had, in one error.
     """
-    problems: list[Problem] = []
-    for encoder in encoders:
+
+    def check(encoder: str) -> list[Problem]:
         unknown = encoder_problem(encoder, "encoder")
         if unknown:
-            problems.append(unknown)
-            continue
+            return [unknown]
         try:
             holder = nn.Module()
             holder.encoder = bare_encoder(encoder)
             load_encoder(holder, encoder, source=source)
         except WeightsError as error:
-            problems.extend(error.problems)
-        except TunesearchError as error:
-            problems.append(Problem(f"encoder {encoder}", str(error)))
+            return list(error.problems)
+        return []
+
+    # Downloads wait for the network, and without one the hub's client tries for half a minute: all at the same time.
+    with ThreadPoolExecutor(max_workers=8 if source is None else 1) as pool:
+        problems = [problem for found in pool.map(check, encoders) for problem in found]
     if problems:
         raise WeightsError(problems)
 
 
 def bare_encoder(encoder: str) -> nn.Module:
     """The encoder alone with random weights."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*timm-.*", category=DeprecationWarning)
         module: nn.Module = get_encoder(encoder, weights=None)

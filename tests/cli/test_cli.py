@@ -1,0 +1,231 @@
+"""The command line as a user meets it: exit codes, one clean message, machine output alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from tunesearch.cli import cli, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in this process."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, captured.out, captured.err
+
+
+def _file(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """``--help`` must be instant: what it imports is told by Python itself."""
+    code = "import sys; from tunesearch.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Usage: tunesearch" in out
+    modules = set(out.splitlines()[-1].split())
+    assert not modules & {"torch", "ray", "optuna", "mlflow", "albumentations", "numpy", "pydantic", "rich"}
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in cli.commands.items():
+        code, out, _ = _run(capsys, name, "--help")
+        assert code == 0
+        assert command.help
+        assert out.startswith(f"Usage: tunesearch {name}")
+
+
+def _readme_commands() -> list[str]:
+    blocks = re.findall(r"```(?:bash|console|sh)?\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("tunesearch ")]
+
+
+def test_the_readme_names_every_command() -> None:
+    named = {shlex.split(line, comments=True)[1] for line in _readme_commands()}
+    assert set(cli.commands) <= named
+
+
+@pytest.mark.parametrize("line", _readme_commands())
+def test_the_readme_only_shows_commands_that_exist(line: str) -> None:
+    """Parsed, not run: an option that was renamed fails here."""
+    words = shlex.split(line, comments=True)[1:]
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words, parent=context)
+
+
+BAD = {
+    "unknown space": (["run", "voc_unett"], "did you mean 'voc_unet'?"),
+    "no such file": (["run", "nowhere.yaml"], "nowhere.yaml"),
+    "bad size": (["run", "voc_unet", "--size", "12"], "WIDTHxHEIGHT"),
+    "tiny size": (["run", "voc_unet", "--size", "8x8"], "greater than or equal to 16"),
+    "bad time": (["run", "voc_unet", "--time-budget", "soon"], "90s, 30m, 1h30m"),
+    "no time": (["run", "voc_unet", "--time-budget", "0s"], "more than nothing"),
+    "no trials": (["run", "voc_unet", "--trials", "0"], "--trials"),
+    "unknown sampler": (["run", "voc_unet", "--sampler", "tpf"], "tpe"),
+    "bad seed": (["run", "voc_unet", "--seed", "-1"], "--seed"),
+    "bad name": (["run", "voc_unet", "--smoke", "--name", "../up"], "--name: must be letters"),
+    "no data": (["run", "voc_unet", "--data", "nowhere"], "nowhere"),
+    "no weights": (["run", "voc_unet", "--smoke", "--encoder-weights", "nowhere"], "--encoder-weights: must be an"),
+    "bad set": (["run", "voc_unet", "--smoke", "--set", "train.epoch=3"], "did you mean"),
+    "set without value": (["run", "voc_unet", "--smoke", "--set", "train.epochs"], "--set"),
+    "local and address": (["run", "voc_unet", "--smoke", "--local", "--address", "auto"], "cannot be given with"),
+    "unknown encoder": (
+        ["run", "voc_unet", "--smoke", "--set", "parameters.encoder.choice=[mobilnet_v2]"],
+        "did you mean 'mobilenet_v2'?",
+    ),
+    "too many CPUs": (["run", "voc_unet", "--smoke", "--cpus-per-trial", "4096"], "a trial must fit on a node"),
+    "grid of floats": (["run", "voc_unet", "--smoke", "--sampler", "grid"], "step"),
+    "unknown option": (["run", "voc_unet", "--epoch", "3"], "--epochs"),
+    "unknown command": (["runn"], "No such command"),
+    "resume of nothing": (["resume", "nothing"], "search nothing: does not exist"),
+    "show of nothing": (["show", "nothing"], "search nothing: does not exist"),
+    "sync of nothing": (["sync", "nothing"], "search nothing: does not exist"),
+    "export of nothing": (["export", "nothing", "-o", "best.yaml"], "search nothing: does not exist"),
+    "train nothing": (["train", "nowhere.yaml"], "nowhere.yaml: must be a readable file"),
+    "check nothing": (["data", "check", "voc_unet", "--data", "nowhere"], "nowhere"),
+    "bad own model": (
+        ["run", "voc_unet", "--smoke", "--set", "train.architecture=no_such_module:build"],
+        "must be importable as module:attribute",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore")  # Ray's own, where a case gets as far as Ray
+def test_bad_input_gets_one_clear_message(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, the message, no traceback, nothing on stdout but what was said before, and nothing created."""
+    monkeypatch.chdir(tmp_path)
+    arguments, said = BAD[case]
+    code, _, err = _run(capsys, *arguments)
+    assert code == 2, err
+    assert said in err
+    assert "Traceback" not in err
+    if case != "too many CPUs":  # known only when Ray has told what there is
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "must be YAML"),
+        ("just a text", "must have config and data"),
+        ("config: {architectur: unet}\ndata: {}", "did you mean 'architecture'?"),
+        ("config: {lr: -1}\ndata: {layout: vox}", "config.lr"),
+        ("config: {lr: -1}\ndata: {layout: vox}", "data.layout"),
+        ("config: {}\ndata: {layout: folders, root: nowhere, classes: 2}", "nowhere"),
+    ],
+)
+def test_bad_configurations_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(capsys, "train", _file(tmp_path, "bad.yaml", text))
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three mistakes on three lines: three messages, each with its line."""
+    space = _file(
+        tmp_path, "bad.yaml",
+        "name: bad\nparameters:\n  lr: {float: [1.0, 0.1]}\n  optimiser: {choice: [adam]}\n  dropout: {float: [0, 2]}\n",
+    )  # fmt: skip
+    code, _, err = _run(capsys, "run", space)
+    assert code == 2
+    for line, said in ((3, "low < high"), (4, "did you mean 'optimizer'?"), (5, "dropout")):
+        assert re.search(rf"bad\.yaml:{line}: .*{re.escape(said)}", err), err
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    from tunesearch.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["show", "nothing", "--debug"])
+
+
+def test_data_check_prints_the_classes_and_saves_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the sample's published 48 training and 24 validation scenes."""
+    from PIL import Image
+
+    code, out, _ = _run(capsys, "data", "check", "voc_unet", "--smoke", "-o", tmp_path / "check.png")
+    assert code == 0
+    assert "SAMPLE" in out
+    assert "train: 48 images" in out
+    assert "val: 24 images" in out
+    assert "no problems found" in out
+    with Image.open(tmp_path / "check.png") as picture:
+        assert picture.width > 200
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
+def test_the_main_job_from_run_to_trained_weights(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run, list, show, export, train: what one says is what the next one reads."""
+    from ruamel.yaml import YAML
+    from safetensors import safe_open
+
+    storage = tmp_path / "runs"
+    code, out, err = _run(capsys, "run", tiny_space, "--name", "a", "--storage", storage, "--trials", 3, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert {"name", "status", "best", "trials"} <= result.keys()
+    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2]
+    assert {"number", "parameters", "outcome", "epochs", "best_val_miou", "seed"} <= result["trials"][0].keys()
+    assert "trial 0" in err  # plain lines, on stderr
+
+    code, out, _ = _run(capsys, "show", "a", "--storage", storage, "--json")
+    assert json.loads(out)["trials"] == result["trials"]
+    code, out, _ = _run(capsys, "show", "a", "--storage", storage)
+    assert f"best: trial {result['best']['number']}" in out
+    assert "SAMPLE" in out
+    code, out, _ = _run(capsys, "list", "--storage", storage)
+    assert "completed" in out
+
+    code, _, err = _run(capsys, "run", tiny_space, "--name", "a", "--storage", storage)
+    assert code == 2
+    assert "tunesearch resume a" in err
+
+    best = tmp_path / "space" / "best.yaml"  # beside the module of the user's own network
+    code, out, _ = _run(capsys, "export", "a", "-o", best, "--storage", storage)
+    assert code == 0
+    exported = YAML(typ="safe").load(best.read_text())
+    assert exported["config"] == result["best"]["config"]
+    assert exported["score"]["value"] == result["best"]["best_value"]
+    assert len(exported["data"]["digest"]) == 64
+    assert exported["versions"]["torch"]
+    code, _, err = _run(capsys, "export", "a", "-o", best, "--storage", storage, "--trial", 99)
+    assert code == 2
+    assert "trials 0 to 2" in err
+
+    code, out, err = _run(capsys, "train", best, "--storage", storage, "--json")
+    assert code == 0, err
+    trained = json.loads(out)
+    assert (trained["outcome"], trained["epochs"]) == ("completed", 3)
+    with safe_open(trained["weights"], framework="pt") as weights:
+        assert "network.0.weight" in set(weights.keys())
+    code, _, err = _run(capsys, "train", best, "--storage", storage)
+    assert code == 2
+    assert "holds a finished training already" in err

@@ -1,0 +1,202 @@
+"""Whole searches on real Ray, Optuna and MLflow (SQLite). Oracles: the ledger, MLflow's client, the trainer's log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesearch
+from tunesearch.api import Silence
+from tunesearch.search.trial import EPOCH_LOG
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("own_ray"),
+    # Ray's and MLflow's own, about themselves and their dependencies.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def _runs(storage: Path) -> tuple[Any, list[Any], Any]:
+    """MLflow's parent and children of the search ``a``, and the client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`tunesearch.search` = 'a'")
+    parents = [run for run in runs if run.data.tags["tunesearch.trial"] == "parent"]
+    assert len(parents) == 1
+    children = sorted(
+        (run for run in runs if run not in parents), key=lambda run: int(run.data.tags["tunesearch.trial"])
+    )
+    return parents[0], children, client
+
+
+def test_a_search_and_what_mlflow_says_of_it(tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle for MLflow: the ledger, point by point; for the ledger: the numbers that must hold by construction."""
+    storage = tmp_path / "runs"
+    result = tunesearch.run(tiny_space, name="a", storage=storage, trials=6, max_concurrent=2)
+    assert result.status == "completed"
+    assert [record.number for record in result.trials] == list(range(6))
+    outcomes = [record.outcome for record in result.trials]
+    assert set(outcomes) <= {"completed", "stopped"}
+    assert "stopped" in outcomes
+    for record in result.trials:
+        assert sorted(record.epochs) == list(range(1, max(record.epochs) + 1))
+        assert (max(record.epochs) == 3) == (record.outcome == "completed")
+    best = result.best
+    assert best is not None
+    assert best.best == max(r.best or 0 for r in result.trials if r.outcome == "completed")
+    assert len({record.config.seed for record in result.trials}) == 6
+
+    parent, children, client = _runs(storage)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["tunesearch.best_trial"] == str(best.number)
+    assert parent.data.metrics["best_val_miou"] == best.best
+    assert len(children) == 6
+    for record, child in zip(result.trials, children, strict=True):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["tunesearch.outcome"] == record.outcome
+        assert child.info.status == "FINISHED"
+        assert child.data.params["lr"] == str(record.config.lr)
+        assert child.data.params["size"] == "32x32"
+        history = client.get_metric_history(child.info.run_id, "val_miou")
+        assert [(point.step, point.value) for point in history] == [
+            (epoch, saved.metrics.val_miou) for epoch, saved in sorted(record.epochs.items())
+        ]
+        files = {file.path for file in client.list_artifacts(child.info.run_id)}
+        assert {"config.json", "effective.json", "predictions.png"} <= files
+
+    # Telling everything again changes nothing.
+    before = [client.get_metric_history(child.info.run_id, "val_loss") for child in children]
+    tunesearch.sync("a", storage=storage)
+    _, again, client = _runs(storage)
+    assert [run.info.run_id for run in again] == [run.info.run_id for run in children]
+    after = [client.get_metric_history(child.info.run_id, "val_loss") for child in again]
+    assert [[(p.step, p.value) for p in points] for points in after] == [
+        [(p.step, p.value) for p in points] for points in before
+    ]
+    # Into an empty MLflow the ledger writes the same.
+    tunesearch.sync("a", storage=storage, tracking=f"sqlite:///{tmp_path}/other.db")
+    from mlflow import MlflowClient
+
+    other = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/other.db")
+    experiment = other.get_experiment_by_name("tiny")
+    rebuilt = other.search_runs([experiment.experiment_id], "tags.`tunesearch.trial` != 'parent'")
+    assert {(r.data.tags["tunesearch.trial"], r.data.metrics["best_val_miou"]) for r in rebuilt} == {
+        (r.data.tags["tunesearch.trial"], r.data.metrics["best_val_miou"]) for r in children
+    }
+
+    # What is left on disk: no checkpoints, weights only of completed trials, Ray's scratch gone.
+    left = {path.relative_to(storage / "a").as_posix() for path in (storage / "a").rglob("*") if path.is_file()}
+    weights = {f"trials/{r.number:04d}/best.safetensors" for r in result.trials if r.outcome == "completed"}
+    assert {path for path in left if path.endswith(".safetensors")} == weights
+    assert not [path for path in left if path.endswith(".pt") or path.startswith("ray/")]
+
+    # Resuming a finished search trains nothing.
+    log = tmp_path / "epochs.log"
+    monkeypatch.setenv(EPOCH_LOG, str(log))
+    resumed = tunesearch.resume("a", storage=storage)
+    assert resumed.as_dict()["trials"] == result.as_dict()["trials"]
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "outcome", "said"),
+    [
+        (["train.architecture=tiny_model:broken"], "failed", "this network cannot be built: on purpose"),
+        (["train.loss=tiny_model:not_a_number"], "diverged", ""),
+        (
+            ["train.architecture=deeplabv3plus", "train.encoder=vgg16", "train.batch_size=4"],
+            "infeasible",
+            "cannot be built on encoder vgg16",
+        ),
+        (["train.architecture=tiny_model:dies_always"], "lost", ""),
+    ],
+)
+def test_endings_have_names(tiny_space: Path, tmp_path: Path, overrides: list[str], outcome: str, said: str) -> None:
+    """A search all of whose trials end badly still ends, and says how; exit code 1 is the error's."""
+    with pytest.raises(tunesearch.NoUsableTrial, match=said) as caught:
+        tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=2, overrides=overrides)
+    assert caught.value.exit_code == 1
+    result = tunesearch.load("a", storage=tmp_path / "runs")
+    assert [record.outcome for record in result.trials] == [outcome] * 2
+    assert all(said in record.message for record in result.trials)
+    _, children, _ = _runs(tmp_path / "runs")
+    assert [child.data.tags["tunesearch.outcome"] for child in children] == [outcome] * 2
+    assert "RUNNING" not in {child.info.status for child in children}
+
+
+def test_a_lost_process_goes_on_from_its_checkpoint(tiny_space: Path, tmp_path: Path) -> None:
+    """The process kills itself in its second epoch, once. Oracle: the same trial without a death."""
+    calm = tunesearch.run(tiny_space, name="a", storage=tmp_path / "calm", trials=1)
+    overrides = ["train.architecture=tiny_model:dies_once"]
+    result = tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=1, overrides=overrides)
+    assert (tiny_space.parent / "died").exists()
+    [record] = result.trials
+    assert (record.outcome, record.attempts) == ("completed", 1)
+    expected = [saved.metrics.val_loss for saved in calm.trials[0].epochs.values()]
+    assert [saved.metrics.val_loss for saved in record.epochs.values()] == expected
+
+
+def test_time_budget(tiny_space: Path, tmp_path: Path) -> None:
+    """What runs when the time is up is cancelled, and can no longer be taken for a score of its own."""
+    result = tunesearch.run(
+        tiny_space, name="a", storage=tmp_path / "runs", trials=500, epochs=4000, time_budget=30.0,
+        overrides=["scheduler=none"],
+    )  # fmt: skip
+    assert result.status == "time_budget"
+    assert {record.outcome for record in result.trials} <= {"completed", "cancelled"}
+    assert "cancelled" in {record.outcome for record in result.trials}
+    assert result.best is not None
+    _, children, _ = _runs(tmp_path / "runs")
+    assert len(children) == len(result.trials)
+    assert "RUNNING" not in {child.info.status for child in children}
+
+
+def test_exhausted(tiny_space: Path, tmp_path: Path) -> None:
+    """Two configurations and four trials wanted: two are trained, and it says so."""
+    overrides = ["parameters.momentum=null", "parameters.lr.choice=[0.01]", "train.epochs=1"]
+    result = tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", sampler="grid", overrides=overrides)
+    assert (result.status, len(result.trials)) == ("exhausted", 2)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes"])
+def test_other_samplers(tiny_space: Path, tmp_path: Path, sampler: str) -> None:
+    result = tunesearch.run(
+        tiny_space, name="a", storage=tmp_path / "runs", sampler=sampler, trials=4, epochs=1, max_concurrent=1
+    )
+    assert len({record.config.lr for record in result.trials}) == 4
+
+
+def test_same_seed_same_search(tiny_space: Path, tmp_path: Path) -> None:
+    """At concurrency 1 a search is reproducible to the last digit."""
+    results = [
+        tunesearch.run(tiny_space, name="a", storage=tmp_path / f"runs{i}", max_concurrent=1, cpus_per_trial=1)
+        for i in range(2)
+    ]
+    rows = [json.dumps(result.as_dict()["trials"]) for result in results]
+    assert rows[0] == rows[1]
+
+
+def test_mlflow_that_is_not_there_does_not_stop_a_search(tiny_space: Path, tmp_path: Path) -> None:
+    """A server that refuses every connection; afterwards everything is sent to one that answers."""
+    notes: list[str] = []
+
+    class Listening(Silence):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    result = tunesearch.run(
+        tiny_space, name="a", storage=tmp_path / "runs", trials=2, epochs=1, tracking="http://127.0.0.1:9",
+        progress=Listening(),
+    )  # fmt: skip
+    assert result.status == "completed"
+    assert any("tunesearch sync a" in note for note in notes)
+    tunesearch.sync("a", storage=tmp_path / "runs", tracking=f"sqlite:///{tmp_path}/runs/mlflow.db")
+    _, children, _ = _runs(tmp_path / "runs")
+    assert len(children) == 2
