@@ -1,15 +1,16 @@
 """Seconds per trial of a search whose trials do no work: what the machinery around the training costs.
 
-Measured: tunesearch's real `drive()` with its searcher, ASHA, ledger (SQLite) and MLflow (SQLite). Against: plain Ray Tune
-used the usual way, a function trainable with OptunaSearch (TPE), ASHAScheduler and Ray's own MLflowLoggerCallback on
-SQLite. Both search the shipped space `voc_unet`, run the same numbers of epochs (4 to 9 by trial number), report the same
-fake metrics, and import torch and segmentation-models-pytorch where the trials run (the usual way: in every trial,
-because each gets a new process). Target: at least 10 times cheaper.
+Measured: tunesearch's real `drive()` with its searcher, ASHA, ledger (SQLite) and MLflow (SQLite). Against: plain Ray
+Tune used the usual way, a function trainable with OptunaSearch (TPE), ASHAScheduler and Ray's own
+MLflowLoggerCallback on SQLite. Both search the shipped space `voc_unet`, run the same numbers of epochs (4 to 9 by
+trial number), report the same fake metrics, and import torch and segmentation-models-pytorch where the trials run
+(the usual way: in every trial, because each gets a new process). Target: at least 10 times cheaper.
 
-One Ray with 2 CPUs serves all of it. Every measurement is a process of its own, A B A B, so that none inherits another's
-environment or warm caches. Its clock runs from the search's start to its end, the last MLflow write included; importing the
-driver's libraries and connecting to Ray come before, and MLflow's database is made before (its migrations cost both sides
-the same few seconds once). Afterwards both MLflow databases are read: each must hold every trial and every epoch.
+One Ray with 2 CPUs serves all of it. Every measurement is a process of its own, A B A B, so that none inherits
+another's environment or warm caches. Its clock runs from the search's start to its end, the last MLflow write
+included; importing the driver's libraries and connecting to Ray come before, and MLflow's database is made before
+(its migrations cost both sides the same few seconds once). Afterwards both MLflow databases are read: each must hold
+every trial and every epoch.
 
     python benchmarks/overhead.py --repeats 3 --json overhead.json
 """
@@ -163,8 +164,9 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
     told = time.perf_counter()
     if profiler is not None:
         profiler.disable()
-        pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(30)
-        pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumulative").print_stats("tunesearch|tune_controller|optuna")
+        stats = pstats.Stats(profiler, stream=sys.stderr)
+        stats.sort_stats("tottime").print_stats(30)
+        stats.sort_stats("cumulative").print_stats("tunesearch|tune_controller|optuna", 60)
     epochs = sum(len(record.epochs) for record in ledger.counted())
     outcomes = [record.outcome for record in ledger.counted()]
     ledger.close()

@@ -1,15 +1,15 @@
 """Training images per second of a real epoch, between the limit above it and the usual loop below it.
 
-Measured: epochs of tunesearch's Trainer: decoded cache, augmentation at strength 0.5, loader, losses, metrics, checkpoint.
-Against the limit: the bare forward-backward-step loop on one resident, normalised batch with the same network, precision,
-memory format, loss and optimiser. Against the peer: the usual loop, a DataLoader over a Dataset that opens JPEG and PNG
-with PIL every time, resizes, augments with the same albumentations pipeline, normalises to float tensors, and feeds the
-same training step; with 0 and with 2 workers, of which the faster counts. Targets: at least 0.85 of the bare step and at
-least 1.5 times the usual loop.
+Measured: epochs of tunesearch's Trainer: decoded cache, augmentation at strength 0.5, loader, losses, metrics,
+checkpoint. Against the limit: the bare forward-backward-step loop on one resident, normalised batch with the same
+network, precision, memory format, loss and optimiser. Against the peer: the usual loop, a DataLoader over a Dataset
+that opens JPEG and PNG with PIL every time, resizes, augments with the same albumentations pipeline, normalises to
+float tensors, and feeds the same training step; with 0 and with 2 workers, of which the faster counts. Targets: at
+least 0.85 of the bare step and at least 1.5 times the usual loop.
 
-Case: encoder_unet on mobilenet_v2, 128x128, batch 16, 2 threads. Data: the built-in sample, whose pictures are small (96x72
-to 128x96) and therefore quick to decode, or any set in VOC layout. The sides take turns, A B C D A B C D; a side's turn is
-whole epochs until `--seconds` have passed. What an epoch takes beside training is told separately.
+Case: encoder_unet on mobilenet_v2, 128x128, batch 16, 2 threads. Data: the built-in sample, whose pictures are small
+(96x72 to 128x96) and therefore quick to decode, or any set in VOC layout. The sides take turns, A B C D A B C D; a
+side's turn is whole epochs until `--seconds` have passed. What an epoch takes beside training is told separately.
 
     python benchmarks/throughput.py --data ../shared/data/voc2012_subset --json throughput.json
 """
@@ -194,7 +194,7 @@ def main() -> None:
         (folder / "trial").mkdir()
         effective = trainer.effective()
         facts = {
-            "model": f"{config.architecture}, {config.encoder}, {effective['parameters']:,} parameters, {classes} classes",
+            "model": f"{config.architecture}, {config.encoder}, {effective['parameters']:,} weights, {classes} classes",
             "size, batch": f"{config.size}, {config.batch_size}",
             "threads": f"{torch.get_num_threads()}; {options.workers} workers prepare tunesearch's batches",
             "precision": f"{effective['precision']}, channels_last, on {effective['device']}; {config.optimizer}",
@@ -245,8 +245,8 @@ def main() -> None:
     validation, entire = (statistics.median(seconds) for seconds in zip(*whole, strict=True))
     training = trainer.train_batches.images / medians[own_name]
     print(
-        f"A whole epoch of the Trainer takes {entire:.2f} s: training {training:.2f} s, validation of {len(val)} images "
-        f"{validation:.2f} s ({len(val) / validation:.0f} images/s), checkpoint and best weights "
+        f"A whole epoch of the Trainer takes {entire:.2f} s: training {training:.2f} s, validation of {len(val)} "
+        f"images {validation:.2f} s ({len(val) / validation:.0f} images/s), checkpoint and best weights "
         f"{max(0.0, entire - training - validation):.2f} s.\n"
     )
     peer = max(medians[name] for name in usual_names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,6 +126,11 @@ def tracking_uri(storage: Path, uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(storage)
 
 
+def code_folder(space: str | Path) -> Path:
+    """Where a user's own modules are looked for: beside the search-space file, or here for a shipped space."""
+    return (Path(space).parent if Path(space).suffix in (".yaml", ".yml") else Path.cwd()).resolve()
+
+
 def run(
     space: str | Path,
     *,
@@ -174,16 +180,20 @@ def run(
     """
     progress = progress or Silence()
     flags = {
-        "search.trials": trials,
-        "train.epochs": epochs,
-        "train.size": size,
-        "search.sampler": sampler,
-        "search.seed": seed,
+        "search.trials": ("--trials", trials),
+        "train.epochs": ("--epochs", epochs),
+        "train.size": ("--size", size),
+        "search.sampler": ("--sampler", sampler),
+        "search.seed": ("--seed", seed),
     }
-    changes = [f"{path}={value}" for path, value in flags.items() if value is not None]
-    experiment = load_experiment(
-        space, overrides=[*changes, *overrides], smoke=smoke, data_root=Path(data) if data is not None else None
-    )
+    changes = [f"{path}={json.dumps(value)}" for path, (_, value) in flags.items() if value is not None]
+    try:
+        experiment = load_experiment(
+            space, overrides=[*changes, *overrides], smoke=smoke, data_root=Path(data) if data is not None else None
+        )
+    except InputError as error:  # said in the words that the user wrote
+        said = {f"--set {path}": flag for path, (flag, _) in flags.items()}
+        raise InputError([replace(p, where=said.get(p.where, p.where)) for p in error.problems]) from None
     folder = storage_folder(storage)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     require_free_name(folder, name)
@@ -193,7 +203,6 @@ def run(
         raise InputError(
             Problem("--address", "cannot be given with --local, which always uses this machine", value=address)
         )
-    is_file = Path(space).suffix in (".yaml", ".yml")
     settings = Settings(
         address="local" if local or smoke else address,
         cpus_per_trial=cpus_per_trial,
@@ -203,7 +212,7 @@ def run(
         time_budget=time_budget,
         tracking_uri=tracking_uri(folder, tracking),
         system_metrics=system_metrics,
-        code=str((Path(space).parent if is_file else Path.cwd()).resolve()),
+        code=str(code_folder(space)),
     )
     progress.note(
         "data: the built-in SAMPLE of generated scenes"

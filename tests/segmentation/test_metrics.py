@@ -30,16 +30,13 @@ def test_confusion_matrix_by_hand() -> None:
 
 
 def test_scores_by_hand() -> None:
-    """Class 2 is absent from truth and prediction, so it does not count.
+    """Class 2 is absent from truth and prediction, so it does not count; class 3 is in the truth, never predicted.
 
-    IoU: class 0 is 2 / (2 + 1 + 1) = 0.5; class 1 is 5 / (5 + 1 + 1) = 5/7; class 3 is never predicted: 0 / 2 = 0.
-    Mean (1/2 + 5/7 + 0) / 3 = 17/42; without background (5/7 + 0) / 2 = 5/14. Dice: 4/6, 10/12, 0: mean 1/2. Right:
-    7 of 11.
+    Hits, row, column: class 0 has 2, 3, 3, class 1 5, 5, 6, class 3 0, 1, 0. So the unions (row + column - hits)
+    are 4, 6, 1; Dice is 2 * hits / (row + column): 4/6, 10/11, 0; right are 7 of 9.
     """
     matrix = np.array([[2, 1, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]], np.int64)
-    matrix[3] = [1, 0, 0, 0]
     result = scores(matrix, background=0)
-    # 0: hits 2, row 3, column 3 -> union 4. 1: hits 5, row 5, column 6 -> union 6. 3: row 1, column 0 -> union 1.
     assert result.iou == pytest.approx((2 / 4, 5 / 6, None, 0.0))
     assert result.miou == pytest.approx((2 / 4 + 5 / 6 + 0) / 3)
     assert result.miou_no_background == pytest.approx((5 / 6 + 0) / 2)

@@ -53,7 +53,7 @@ def test_real_weights_load(test_data: Path, tmp_path: Path, encoder: str, form: 
         source = source / f"{encoder}.pth"
     if form == "safetensors":
         source = tmp_path
-        save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / f"{encoder}.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / f"{encoder}.safetensors")
     module = holder(encoder)
     load_encoder(module, encoder, source=source)
     assert_loaded(module.encoder, state)
@@ -72,10 +72,10 @@ def test_build_model_loads_them_below_any_decoder(test_data: Path) -> None:
 @pytest.mark.parametrize("damage", ["other encoder", "missing tensor", "wrong shape"])
 def test_weights_that_do_not_fit(test_data: Path, tmp_path: Path, damage: str, form: str) -> None:
     encoder, other = REAL
-    state = {name: tensor.clone() for name, tensor in real(test_data, encoder).items()}
+    state = {name: tensor.contiguous() for name, tensor in real(test_data, encoder).items()}
     name = "features.0.0.weight"
     if damage == "other encoder":
-        state = {name: tensor.clone() for name, tensor in real(test_data, other).items()}
+        state = {name: tensor.contiguous() for name, tensor in real(test_data, other).items()}
     elif damage == "missing tensor":
         del state[name]
     else:

@@ -42,6 +42,9 @@ ENVIRONMENT = {
 }
 
 
+_RAY_PREFIX = "tunesearch-ray-"
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a search is run, as opposed to what it searches; kept in the ledger for ``resume``.
@@ -185,7 +188,8 @@ def drive(
     deadline = None if settings.time_budget is None else begun + settings.time_budget - spent
     if weighty:
         _warm_cache(ledger)
-    with _ray(settings) as nodes:
+    _sweep(ledger)
+    with _ray(settings, ledger) as nodes:
         resources = plan_resources(
             nodes,
             cpus=settings.cpus_per_trial,
@@ -208,7 +212,7 @@ def drive(
             }
 
         conductor = Conductor(ledger, assign=assign, changed=changed, deadline=deadline)
-        scratch = ledger.folder / "ray"
+        scratch = _scratch(ledger)
         for name in ("ray", "ray.tune"):  # a trial's fault is told once, by us, under its name
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with _signals(conductor), warnings.catch_warnings():
@@ -250,6 +254,19 @@ def drive(
     return "exhausted" if conductor.exhausted else "completed"
 
 
+def _scratch(ledger: Ledger) -> Path:
+    """Where Ray Tune keeps its own files, which are never read."""
+    return ledger.folder / "ray"
+
+
+def _sweep(ledger: Ledger) -> None:
+    """Remove what a killed driver left: Ray Tune's files, and the folder of its private Ray, which died with it."""
+    shutil.rmtree(_scratch(ledger), ignore_errors=True)
+    left = ledger.attribute("ray_folder")
+    if left and Path(left).name.startswith(_RAY_PREFIX):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _trial_name(trial: Any) -> str:
     return f"trial-{trial.config.get('number', trial.trial_id)}-{trial.trial_id}"
 
@@ -266,7 +283,7 @@ def _warm_cache(ledger: Ledger) -> None:
 
 
 @contextlib.contextmanager
-def _ray(settings: Settings) -> Iterator[list[dict[str, float]]]:
+def _ray(settings: Settings, ledger: Ledger) -> Iterator[list[dict[str, float]]]:
     """Ray for the length of a search: the given cluster, or a private one. Gives each node's resources."""
     import ray
 
@@ -281,7 +298,8 @@ def _ray(settings: Settings) -> Iterator[list[dict[str, float]]]:
             warnings.simplefilter("ignore")
             if address == "local":
                 # Short, because the path of a Unix socket below it may have 107 characters at most.
-                temporary = tempfile.mkdtemp(prefix="tunesearch-ray-", dir="/tmp" if os.name == "posix" else None)
+                temporary = tempfile.mkdtemp(prefix=_RAY_PREFIX, dir="/tmp" if os.name == "posix" else None)
+                ledger.set_attribute("ray_folder", temporary)
                 ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
             else:
                 try:

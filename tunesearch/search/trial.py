@@ -6,6 +6,7 @@ training ended without one) and the outcome (null while it goes on). Committing 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -62,6 +63,8 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
             metrics = next(self.epochs, None)
         except Infeasible as error:
             return self._report(None, "infeasible", str(error))
+        except torch.OutOfMemoryError as error:  # the network alone does not fit; the trainer handles the rest
+            return self._report(None, "out_of_memory", str(error).splitlines()[0])
         if metrics is not None:
             self._note(metrics)
             if self.trainer.best is metrics:
@@ -142,6 +145,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         if self.trainer is not None:
             self.trainer.close()
         self.trainer = self.epochs = None
+        gc.collect()  # what a trial leaks on a GPU, the next one on this actor has not
 
 
 def _watched(val: DecodedPart) -> tuple[int, ...]:

@@ -73,7 +73,9 @@ def import_object(path: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(Problem(what, "must be importable as module:attribute", value=f"{path} ({error})")) from error
+        hint = "put the module beside the file that names it, or on PYTHONPATH"
+        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({error})", hint=hint)
+        raise InputError(problem) from error
 
 
 def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | None = None) -> SegmentationModel:

@@ -1,0 +1,362 @@
+"""Every field of TrainConfig governs what it says, and nothing else.
+
+For each field two trainers are built that differ in it alone. Oracles: what :meth:`Trainer.effective` reads back from
+the built objects differs in exactly the expected places, by the expected values; and a training of one epoch ends with
+other weights, so what was built is also what is used. A control shows that without a change nothing differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tunesearch.segmentation.config import DataConfig, TrainConfig
+from tunesearch.segmentation.data.cache import decoded
+from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.trainer import Trainer
+
+BASE: dict[str, Any] = {
+    "architecture": "encoder_unet",
+    "encoder": "mobilenet_v2",
+    "encoder_weights": "none",
+    "finetune_fraction": 1.0,
+    "dropout": 0.1,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "decay_norms_and_biases": True,
+    "schedule": "cosine",
+    "lr_decay": 0.1,
+    "grad_clip": None,
+    "loss": "focal",
+    "focal_gamma": 2.0,
+    "class_weights": "none",
+    "batch_size": 4,
+    "micro_batch": None,
+    "size": "32x32",
+    "epochs": 2,
+    "augmentation_strength": 0.5,
+    "precision": "float32",
+    "seed": 3,
+}
+"""Every field by name, so that a default cannot hide one. 12 training images: 3 updates an epoch."""
+
+Check = Callable[[Trainer, Trainer], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change of one field.
+
+    Attributes:
+        value: what it is changed to.
+        reads: what effective() then reads, by key; ``...``: something else than before. No other key may differ.
+        base: what else the base must have for the field to govern anything.
+        check: what is looked up in the objects themselves, before and after.
+        label: of the test, where a field has several.
+    """
+
+    value: Any
+    reads: dict[str, Any]
+    base: dict[str, Any] = field(default_factory=dict)
+    check: Check | None = None
+    label: str = ""
+
+
+def groups(name: str) -> Callable[[Trainer], list[Any]]:
+    return lambda trainer: [group[name] for group in trainer.optimizer.param_groups]
+
+
+def change(look: Callable[[Trainer], Any], before: Any, after: Any) -> Check:
+    """``look`` sees ``before`` in the one trainer and ``after`` in the other."""
+
+    def check(one: Trainer, other: Trainer) -> None:
+        assert look(one) == before
+        assert look(other) == after
+
+    return check
+
+
+def pixels_by_hand(one: Trainer, other: Trainer) -> None:
+    """The weights are N / (K * n_c) of the training masks: 0, 1 and 2 have 768, 128 and 128 of each 1024 pixels, which
+    is 1024 / (3 * 768) and 1024 / (3 * 128)."""
+    assert one.loss.weight is None
+    assert other.loss.weight.tolist() == pytest.approx([4 / 9, 8 / 3, 8 / 3], rel=1e-6)
+
+
+def autocast_type(trainer: Trainer) -> torch.dtype:
+    with trainer._autocast(), torch.no_grad():
+        logits: Tensor = trainer.model.eval()(torch.zeros(2, 3, 32, 32))
+    return logits.dtype
+
+
+def first_weights_differ(one: Trainer, other: Trainer) -> None:
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def order_differs_too(one: Trainer, other: Trainer) -> None:
+    first_weights_differ(one, other)
+    before, after = ([masks for _, masks in trainer.train_batches.epoch(1)] for trainer in (one, other))
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def pictures_differ(one: Trainer, other: Trainer) -> None:
+    """At strength 0 the batches are the images as they are."""
+    plain = {image.tobytes() for image in one.train_batches._loader.dataset.part.images}
+    before, after = (
+        [
+            image.permute(1, 2, 0).contiguous().numpy().tobytes()
+            for images, _ in t.train_batches.epoch(1)
+            for image in images
+        ]
+        for t in (one, other)
+    )
+    assert not set(before) <= plain
+    assert set(after) <= plain
+
+
+def file_is_loaded(one: Trainer, other: Trainer) -> None:
+    """Oracle: the tensors in the real file."""
+    assert WEIGHTS_FILE is not None
+    state = torch.load(WEIGHTS_FILE, weights_only=True)
+    for trainer, loaded in ((one, False), (other, True)):
+        name, tensor = next(iter(trainer.model.network.encoder.state_dict().items()))
+        assert torch.equal(tensor, state[name]) == loaded
+
+
+WEIGHTS_FILE: Path | None = None
+COUNTS = {"parameters": ..., "trained_parameters": ...}
+
+CASES: dict[str, list[Case]] = {
+    "architecture": [
+        Case("fpn", {"network": "FPN", **COUNTS, "optimizer_groups": ...}),
+        Case(
+            "unet_small",
+            {
+                "network": "UNet",
+                "parameters": 4_061_763,  # 4,062,933 at 21 classes; each of the 18 fewer has 64 weights and a bias
+                "trained_parameters": 4_061_763,
+                "encoder": None,
+                "encoder_layers": None,
+                "encoder_layers_trained": None,
+                "optimizer_groups": ...,
+            },
+        ),
+    ],
+    "encoder": [
+        Case(
+            "resnet18",
+            {
+                "encoder": "ResNetEncoder",
+                **COUNTS,
+                "encoder_layers": 20,
+                "encoder_layers_trained": 20,
+                "optimizer_groups": ...,
+            },
+        ),
+        Case(
+            "timm-tf_efficientnet_lite0",
+            {
+                "encoder": "EfficientNetLiteEncoder",
+                **COUNTS,
+                "encoder_layers": 48,
+                "encoder_layers_trained": 48,
+                "optimizer_groups": ...,
+                "normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3},
+            },
+        ),
+    ],
+    "encoder_weights": [Case("imagenet", {}, check=file_is_loaded)],
+    "finetune_fraction": [
+        Case(0.5, {"encoder_layers_trained": 26, "trained_parameters": ..., "optimizer_groups": ...}),
+        Case(0.0, {"encoder_layers_trained": 0, "trained_parameters": ..., "optimizer_groups": ...}),
+    ],
+    "dropout": [Case(0.5, {"dropout": [0.5]}), Case(0.5, {"dropout": [0.5]}, {"architecture": "deeplabv3plus"})],
+    "optimizer": [
+        Case(name, {"optimizer": kind, "optimizer_groups": ...})
+        for name, kind in (
+            ("adam", "Adam"),
+            ("adamw", "AdamW"),
+            ("adamax", "Adamax"),
+            ("nadam", "NAdam"),
+            ("rmsprop", "RMSprop"),
+        )
+    ],
+    "lr": [
+        # 3 updates an epoch, 2 epochs: the last factor is (1 + cos(pi * 5 / 6)) / 2 = 0.0669873.
+        Case(
+            0.2,
+            {"lr_first": 0.2, "lr_last": pytest.approx(0.2 * 0.0669873)},
+            check=change(groups("lr"), [0.05, 0.05], [0.2, 0.2]),
+        )
+    ],
+    "momentum": [
+        Case(0.5, {"optimizer_groups": ...}, check=change(groups("momentum"), [0.9, 0.9], [0.5, 0.5])),
+        Case(
+            0.5,
+            {"optimizer_groups": ...},
+            {"optimizer": "rmsprop"},
+            check=change(groups("momentum"), [0.9, 0.9], [0.5, 0.5]),
+        ),
+    ],
+    "weight_decay": [
+        Case(0.3, {"optimizer_groups": ...}, check=change(groups("weight_decay"), [0.01, 0.01], [0.3, 0.3]))
+    ],
+    "decay_norms_and_biases": [
+        Case(False, {"optimizer_groups": ...}, check=change(groups("weight_decay"), [0.01, 0.01], [0.01, 0.0]))
+    ],
+    "schedule": [
+        # After 5 updates: constant; 0.05 / (1 + 0.1 * 5).
+        Case("none", {"lr_last": pytest.approx(0.05)}),
+        Case("time_decay", {"lr_last": pytest.approx(0.05 / 1.5)}),
+    ],
+    "lr_decay": [Case(1.0, {"lr_last": pytest.approx(0.05 / 6)}, {"schedule": "time_decay"})],
+    "grad_clip": [Case(0.01, {"grad_clip": 0.01})],
+    "loss": [
+        Case("cross_entropy", {"loss": "CrossEntropy", "loss_gamma": None}),
+        Case("dice", {"loss": "Dice", "loss_gamma": None}),
+    ],
+    "focal_gamma": [Case(0.5, {"loss_gamma": 0.5})],
+    "class_weights": [
+        Case("inverse_frequency", {"class_weights": ...}, {"loss": loss}, pixels_by_hand)
+        for loss in ("cross_entropy", "dice", "focal")
+    ],
+    "batch_size": [Case(6, {"batch_size": 6, "micro_batch": 6, "total_updates": 4, "lr_last": ...})],
+    "micro_batch": [Case(2, {"micro_batch": 2})],
+    "size": [
+        Case("64x32", {"size": {"width": 64, "height": 32}}),
+        Case("32x64", {"size": {"width": 32, "height": 64}}),
+    ],
+    "epochs": [Case(5, {"total_updates": 15, "lr_last": ...})],
+    "augmentation_strength": [
+        Case(0.0, {"augmentation": None}, check=pictures_differ),
+        Case(1.0, {"augmentation": ...}),
+    ],
+    "precision": [
+        Case(
+            name,
+            {"precision": name},
+            check=change(autocast_type, torch.float32, getattr(torch, name)),
+        )
+        for name in ("bfloat16", "float16")
+    ],
+    "seed": [Case(4, {"seed": 4}, check=order_differs_too)],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny networks slow wherever the machine does other work too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass
+class Room:
+    """A data set on disk: 12 + 4 images of 64x64 pixels, in all of which 3/4 are class 0 and 1/8 each are 1 and 2."""
+
+    data: DataConfig
+    split: Split
+    cache: Path
+    trained: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, fields: dict[str, Any], weights: Path | None) -> Trainer:
+        config = TrainConfig.model_validate({**BASE, **fields})
+        train, val = (decoded(self.data, self.split, part, config.size, folder=self.cache) for part in ("train", "val"))
+        return Trainer(config, train=train, val=val, classes=3, encoder_weights=weights, device="cpu")
+
+    def epoch(self, fields: dict[str, Any], weights: Path | None) -> dict[str, Tensor]:
+        """The weights after one epoch; of a base they are kept for the next field."""
+        key = str(sorted(fields.items()))
+        if key not in self.trained:
+            trainer = self.build(fields, weights)
+            next(trainer.epochs())
+            self.trained[key] = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
+        result: dict[str, Tensor] = self.trained[key]
+        return result
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    root = tmp_path_factory.mktemp("fields")
+    rng = np.random.default_rng(0)
+    parts = {"train": [f"train{number}" for number in range(12)], "val": [f"val{number}" for number in range(4)]}
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for name in parts["train"] + parts["val"]:
+        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:16, :32], mask[16:32, 32:] = 1, 2
+        picture[mask == 1, 0] //= 4
+        picture[mask == 2, 2] //= 4
+        Image.fromarray(picture).save(root / "JPEGImages" / f"{name}.png")
+        Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
+    for part, names in parts.items():
+        (root / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(names) + "\n")
+    data = DataConfig(root=root, classes=3)
+    return Room(data, freeze_split(data), root / "cache")
+
+
+def test_every_field_has_a_case() -> None:
+    """A new field without a test fails here."""
+    assert set(CASES) == set(TrainConfig.model_fields)
+    assert set(BASE) == set(TrainConfig.model_fields)
+    for name, cases in CASES.items():
+        for case in cases:
+            assert {**BASE, **case.base}[name] != case.value, name
+
+
+def params() -> Iterator[Any]:
+    for name, cases in CASES.items():
+        for case in cases:
+            label = "-".join((name, str(case.value), *map(str, case.base.values())))
+            marks = [pytest.mark.data] if name == "encoder_weights" else []
+            yield pytest.param(name, case, id=label, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "case"), list(params()))
+def test_a_field_governs_what_it_says(
+    room: Room, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str, case: Case
+) -> None:
+    weights = None
+    if name == "encoder_weights":
+        weights = request.getfixturevalue("test_data") / "weights"
+        monkeypatch.setitem(globals(), "WEIGHTS_FILE", weights / "mobilenet_v2.pth")
+    changed = {**case.base, name: case.value}
+    one = room.build(case.base, weights)
+    before = one.effective()
+    other = room.build(changed, weights)
+    after = other.effective()
+    different = {key for key in before if before[key] != after[key]}
+    assert different == set(case.reads)
+    for key, value in case.reads.items():
+        assert value is ... or after[key] == value, key
+    if case.check is not None:
+        case.check(one, other)
+
+    trained, otherwise = room.epoch(case.base, weights), room.epoch(changed, weights)
+    same_weights = trained.keys() == otherwise.keys() and all(
+        torch.equal(tensor, otherwise[key]) for key, tensor in trained.items()
+    )
+    assert not same_weights
+
+
+def test_without_a_change_nothing_differs(room: Room) -> None:
+    """The control: what the test above sees is the field, not chance."""
+    assert room.build({}, None).effective() == room.build({}, None).effective()
+    one = dict(room.epoch({}, None))
+    room.trained.clear()
+    other = room.epoch({}, None)
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
