@@ -94,7 +94,10 @@ def touch(part: DecodedPart) -> int:
 def trial(side: str, part: DecodedPart, batch: int, barrier: Any, answers: Any) -> None:
     """One process: waits for the others before and after it reads, so that all hold the set at the same time."""
     # Everything that reading imports and allocates for itself is there before the first measurement.
-    read_everything(DecodedPart(part.images[:64].copy(), part.masks[:64].copy(), part.ids[:64]), batch)
+    shape = (4 * batch, *part.masks.shape[1:])
+    made_up = DecodedPart(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8), tuple(map(str, range(shape[0]))))
+    read_everything(made_up, batch)
+    del made_up
     barrier.wait()
     before = memory_of_this_process()
     barrier.wait()
@@ -125,9 +128,10 @@ def growth(side: str, processes: int, part: DecodedPart, batch: int) -> list[dic
     return found
 
 
-def further(runs: dict[int, Sequence[list[dict[str, int]]]]) -> list[float]:
-    """Bytes of private memory that a process added, in every run that had several."""
-    return [float(answer["uss"]) for count, repeats in runs.items() if count > 1 for run in repeats for answer in run]
+def further(runs: dict[int, Sequence[list[dict[str, int]]]]) -> float:
+    """Bytes of private memory that a process added beside others: the worst of the medians over the counts above 1."""
+    added = {n: [float(answer["uss"]) for run in repeats for answer in run] for n, repeats in runs.items() if n > 1}
+    return max(statistics.median(values) for values in added.values())
 
 
 def main() -> None:
@@ -178,7 +182,7 @@ def main() -> None:
     table(header, rows)
     targets = []
     if options.processes > 1:
-        share = {side: statistics.median(further(runs[side])) / set_bytes for side in SIDES}
+        share = {side: further(runs[side]) / set_bytes for side in SIDES}
         print(f"A further process adds {share['loaded']:.1%} of the set the usual way.")
         met = share["mapped"] <= 0.10
         targets.append(target("of the set, privately per further process", share["mapped"], "<= 0.10", met=met))
