@@ -121,3 +121,11 @@ def own_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Torch's threads only wait for each other where tests share few cores."""
+    import torch
+
+    torch.set_num_threads(1)

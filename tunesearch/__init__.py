@@ -16,14 +16,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tunesearch.api import Progress, SearchResult, export, list_searches, load, resume, run, sync, train
-    from tunesearch.errors import InputError, Interrupted, NoUsableTrial, Problem, TunesearchError
+    from tunesearch.errors import InputError, NoUsableTrial, Problem, TunesearchError
     from tunesearch.experiment import Experiment, load_experiment
     from tunesearch.segmentation.config import DataConfig, TrainConfig
     from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 
 _HOME = {
     "tunesearch.api": ("Progress", "SearchResult", "export", "list_searches", "load", "resume", "run", "sync", "train"),
-    "tunesearch.errors": ("InputError", "Interrupted", "NoUsableTrial", "Problem", "TunesearchError"),
+    "tunesearch.errors": ("InputError", "NoUsableTrial", "Problem", "TunesearchError"),
     "tunesearch.experiment": ("Experiment", "load_experiment"),
     "tunesearch.segmentation.config": ("DataConfig", "TrainConfig"),
     "tunesearch.segmentation.trainer": ("EpochMetrics", "Trainer"),
@@ -35,7 +35,6 @@ __all__ = [
     "EpochMetrics",
     "Experiment",
     "InputError",
-    "Interrupted",
     "NoUsableTrial",
     "Problem",
     "Progress",

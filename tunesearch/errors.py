@@ -4,11 +4,10 @@ TunesearchError             base: the command line prints it as one clean messag
 ├── InputError              something the user gave is wrong; every problem at once; exit code 2
 │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
 │   ├── WeightsError        encoder weights that cannot be had or do not fit
-│   └── SearchNameError     a search that exists already, or does not exist
+│   ├── SearchNameError     a search that exists already, or does not exist
+│   └── LedgerBusy          another process drives this search
 ├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
-├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
-├── LedgerBusy              another driver works on this search; exit code 2
-└── Interrupted             stopped by the user, state saved; exit code 130
+└── NoUsableTrial           the search ended and no trial gave a score; exit code 1
 """
 
 from __future__ import annotations
@@ -94,12 +93,6 @@ class Infeasible(TunesearchError):
 
 class NoUsableTrial(TunesearchError):
     """The search ended without a single trial that has a score."""
-
-
-class Interrupted(TunesearchError):
-    """The user stopped the search; everything committed is kept."""
-
-    exit_code = 130
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:

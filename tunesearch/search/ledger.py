@@ -22,7 +22,6 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -466,8 +465,3 @@ def _key(config: TrainConfig) -> str:
 def _storage(folder: Path) -> RDBStorage:
     # The timeout is SQLite's: a writer waits for another instead of raising "database is locked".
     return RDBStorage(f"sqlite:///{folder.resolve()}/ledger.db", engine_kwargs={"connect_args": {"timeout": 60}})
-
-
-def trial_table(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """The rows of ``--json``."""
-    return [record.as_dict() for record in records]

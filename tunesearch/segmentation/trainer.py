@@ -1,9 +1,11 @@
 """Trainer: one training as an iterator of epochs. It knows no Ray, no Optuna and no MLflow.
 
-trainer = Trainer(config, train=..., val=..., classes=21)
-for metrics in trainer.epochs():
-    print(metrics.epoch, metrics.val_miou)
-print(trainer.outcome)                          # completed | diverged | out_of_memory
+Example:
+
+    trainer = Trainer(config, train=..., val=..., classes=21)
+    for metrics in trainer.epochs():
+        print(metrics.epoch, metrics.val_miou)
+    print(trainer.outcome)                          # completed | diverged | out_of_memory
 """
 
 from __future__ import annotations
