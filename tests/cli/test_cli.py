@@ -148,7 +148,8 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Three mistakes on three lines: three messages, each with its line."""
     space = _file(
         tmp_path, "bad.yaml",
-        "name: bad\nparameters:\n  lr: {float: [1.0, 0.1]}\n  optimiser: {choice: [adam]}\n  dropout: {float: [0, 2]}\n",
+        "name: bad\nparameters:\n  lr: {float: [1.0, 0.1]}\n  optimiser: {choice: [adam]}\n"
+        "  dropout: {float: [0, 2]}\n",
     )  # fmt: skip
     code, _, err = _run(capsys, "run", space)
     assert code == 2

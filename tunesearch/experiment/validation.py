@@ -58,11 +58,11 @@ def validate(
     try:
         return model.model_validate_json(json.dumps(value), strict=True), []  # JSON: lists may become tuples
     except ValidationError as error:
-        error_of_model = error
+        errors = error.errors()
 
     # A union reports every branch, under a tag that is no part of the file: field -> tag -> (depth, problem).
     fields: dict[str, dict[str, list[tuple[int, Problem]]]] = {}
-    for found in error_of_model.errors():
+    for found in errors:
         location, kind = found["loc"], found["type"]
         parts, tag, inner = _locate(location, value, missing=kind == "missing")
         dotted = ".".join([path, *parts] if path else parts)

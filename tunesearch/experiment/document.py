@@ -14,7 +14,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.tokens import AliasToken, AnchorToken, DirectiveToken, TagToken
 
 from tunesearch.errors import InputError, Problem, nearest
-from tunesearch.sections import SECTIONS
+from tunesearch.experiment.sections import SECTIONS
 from tunesearch.space import DOMAIN_KEYS, text
 
 REFUSED = {AnchorToken: "anchors", AliasToken: "aliases", TagToken: "tags", DirectiveToken: "directives"}
@@ -52,7 +52,7 @@ class Document:
         Returns:
             Why it cannot be set; nothing where it was.
         """
-        section, parents = path[0], [".".join(path[:end]) for end in range(1, len(path))]
+        section = path[0]
         if section == "smoke":
             return [Problem(where=where, rule="the smoke section itself cannot be changed", hint="use --smoke")]
         self._make_room(path)
@@ -69,8 +69,8 @@ class Document:
                 value = self._merged(path[1], value)
 
         inner: Any = self.data
-        for key, parent in zip(path, parents, strict=False):
-            inner = inner.setdefault(key, {})
+        for end, key in enumerate(path[:-1], start=1):
+            inner, parent = inner.setdefault(key, {}), ".".join(path[:end])
             self.marks.setdefault(parent, where)
             if not isinstance(inner, dict):
                 rule, hint = "must be a mapping to be changed in part", f"set {parent} as a whole"
