@@ -179,7 +179,7 @@ def _rows(ledger: Ledger) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
 def test_a_search_that_dies_at_every_step_equals_an_uninterrupted_one(
     tiny_space: Path, tmp_path: Path, sampler: str
 ) -> None:
@@ -204,20 +204,30 @@ def test_a_search_that_dies_at_every_step_equals_an_uninterrupted_one(
     assert all(trial.state.is_finished() for trial in _study(troubled).get_trials())
 
 
-def test_a_trial_half_asked_is_sampled_again_the_same(tiny_space: Path, tmp_path: Path) -> None:
-    """Death between Optuna's trial and its ``config``: the trial is completed with the parameters it would have had."""
-    expected = _create(tiny_space, tmp_path / "whole").ask()
-    assert expected is not None
-    ledger = _create(tiny_space, tmp_path / "half")
-    from tunesearch.search.samplers import build_sampler
-
-    study = _study(ledger)
-    study.sampler = build_sampler("tpe", search_seed=3, number=0)
-    study.ask().suggest_categorical("optimizer", ["adam", "sgd"])  # and then the power went
+def test_a_duplicate_half_closed_is_closed(tiny_space: Path, tmp_path: Path) -> None:
+    """Death between a trial's write and its end as a duplicate: the heir closes it and trains it no more."""
+    ledger = _create(tiny_space, tmp_path / "runs", "parameters.momentum=null", "parameters.lr.choice=[0.1]")
+    first = ledger.ask()
+    assert first is not None
+    twin = _study(ledger).get_trials()[0]
+    _study(ledger).add_trial(twin)  # the same configuration again, still running
     ledger.close()
-    heir = Ledger.open(tmp_path / "half", "a", drive=True)
-    [record] = heir.recover()
-    assert (record.number, record.parameters, record.config) == (0, expected.parameters, expected.config)
+    heir = Ledger.open(tmp_path / "runs", "a", drive=True)
+    assert [record.number for record in heir.recover()] == [0]
+    assert heir.trials[1].outcome == "duplicate"
+    assert _study(heir).get_trials()[1].state is TrialState.FAIL
+
+
+def test_a_trial_is_written_as_a_whole(tiny_space: Path, tmp_path: Path) -> None:
+    """Oracle: Optuna's own reading; the parameters, their distributions and the configuration are there at once."""
+    ledger = _create(tiny_space, tmp_path / "runs")
+    record = ledger.ask()
+    assert record is not None
+    [trial] = _study(ledger).get_trials()
+    assert trial.state is TrialState.RUNNING
+    assert trial.params == record.parameters
+    assert trial.user_attrs["config"] == record.config.model_dump(mode="json")
+    assert trial.distributions["lr"] == optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
 
 
 def test_try_first_is_tried_first(tiny_space: Path, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ A search is a folder ``STORAGE/NAME``:
     trials/0007/      one trial's checkpoint, best weights, pictures, effective configuration
     driver.lock       held by the process that drives the search
 
-Per trial the study's user attributes hold ``config`` (set last when a trial is asked: a trial without it was never
-given out), ``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and
-``attempts``.
+Per trial the study's user attributes hold ``config`` (written with the trial and its parameters in one transaction),
+``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and ``attempts``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from typing import Any, Literal
 
 import filelock
 import optuna
-import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
@@ -36,7 +34,8 @@ from ruamel.yaml import YAML
 from tunesearch import __version__
 from tunesearch.errors import LedgerBusy, Problem, SearchNameError, nearest
 from tunesearch.experiment import Experiment
-from tunesearch.search.samplers import build_sampler, derived_seed
+from tunesearch.search.mirror import Mirror
+from tunesearch.search.samplers import derived_seed
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import write_text
@@ -90,6 +89,7 @@ class TrialRecord:
         message: why it ended, for outcomes that need a reason.
         attempts: how often it was started again after its process or node was lost.
         best: best value of the objective so far; None before the first epoch.
+        closed: whether its state in the study is final.
     """
 
     number: int
@@ -100,6 +100,7 @@ class TrialRecord:
     message: str = ""
     attempts: int = 0
     best: float | None = None
+    closed: bool = False
     _id: int = -1
 
     @property
@@ -197,6 +198,8 @@ class Ledger:
         self.split = Split.load(folder / "split.json")
         self._storage = _storage(folder)
         self._study = optuna.load_study(study_name=self.name, storage=self._storage)
+        self._study_id = self._storage.get_study_id_from_name(self.name)
+        self._mirror: Mirror | None = None
         self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
         self.trials: dict[int, TrialRecord] = {}
         self._keys: dict[str, int] = {}
@@ -236,9 +239,6 @@ class Ledger:
         study.set_user_attr("versions", versions())
         study.set_user_attr("data_digest", split.digest)
         study.set_user_attr("created_at", time.time())
-        if experiment.search.sampler != "grid":
-            for point in experiment.try_first:
-                study.enqueue_trial(point)
         study._storage.remove_session()
         building.rename(folder)
         return cls(folder, drive=True)
@@ -279,8 +279,7 @@ class Ledger:
     def refresh(self) -> None:
         """Read every trial anew."""
         for frozen in sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-            if "config" in frozen.user_attrs:
-                self._remember(self._read(frozen))
+            self._remember(self._read(frozen))
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
         attributes = frozen.user_attrs
@@ -291,6 +290,7 @@ class Ledger:
             outcome=attributes.get("outcome"),
             message=attributes.get("message", ""),
             attempts=attributes.get("attempts", 0),
+            closed=frozen.state.is_finished(),
             _id=frozen._trial_id,
         )
         for key in sorted(key for key in attributes if key.startswith("epoch:")):
@@ -342,77 +342,48 @@ class Ledger:
     def recover(self) -> list[TrialRecord]:
         """After a death of the driver: finish what was half written. Gives the trials that were live, to go on with."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            record = self.trials.get(frozen.number)
-            if record is None:  # asked, but never given out: its parameters are sampled again, the same ones
-                self._forget_parameters(frozen._trial_id)
-                self._sample(frozen.number, frozen._trial_id)
-                continue
+            record = self.trials[frozen.number]
             for epoch, saved in record.epochs.items():
                 if epoch not in frozen.intermediate_values:
-                    self._storage.set_trial_intermediate_value(frozen._trial_id, epoch, saved.best)
+                    self._storage.set_trial_intermediate_value(record._id, epoch, saved.best)
             twin = self._keys.get(_key(record.config), record.number)
+            last = max(record.epochs, default=0)
             if record.outcome is not None:
                 self.end(record.number, record.outcome, record.message)
             elif twin != record.number:
                 self.end(record.number, "duplicate", f"equals trial {twin} in effect")
-            elif record.epochs:
-                last = max(record.epochs)
-                if record.epochs[last].stopped:
-                    self.end(record.number, "stopped")
-                elif last == record.config.epochs:
-                    self.end(record.number, "completed")
+            elif last and record.epochs[last].stopped:
+                self.end(record.number, "stopped")
+            elif last == record.config.epochs:
+                self.end(record.number, "completed")
         return self.live()
-
-    def _forget_parameters(self, trial_id: int) -> None:
-        """Optuna gives a parameter that is stored without drawing it, which would shift the draws of the others."""
-        with self._storage.engine.begin() as connection:
-            connection.execute(sqlalchemy.text("DELETE FROM trial_params WHERE trial_id = :id"), {"id": trial_id})
 
     def ask(self) -> TrialRecord | None:
         """A new trial, committed with its complete configuration; None when the space is exhausted.
 
         A configuration that equals an earlier one in effect is closed as a duplicate and another one is asked for.
         """
+        search = self.experiment.search
         for _ in range(_DUPLICATES_IN_A_ROW):
-            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            number = min((trial.number for trial in waiting), default=-1)
-            if number < 0:
-                number = len(self._study.get_trials(deepcopy=False))
-                if self.experiment.search.sampler == "grid":
-                    point = self._grid_point(number)
-                    if point is None:
-                        return None
-                    self._study.enqueue_trial(point)
-            record = self._sample(number)
-            if record.outcome is None:
+            frozen = self._mirrored().draw()
+            if frozen is None:
+                return None
+            number, parameters = frozen.number, dict(frozen.params)
+            config = self.experiment.train_config(parameters, seed=derived_seed(search.seed, number, 1))
+            frozen.user_attrs["config"] = config.model_dump(mode="json")
+            identity = self._storage.create_new_trial(self._study_id, template_trial=frozen)
+            record = TrialRecord(number, parameters, config, _id=identity)
+            twin = self._keys.get(_key(config))
+            self._remember(record)
+            if twin is None:
                 return record
+            self.end(number, "duplicate", f"equals trial {twin} in effect")
         return None
 
-    def _sample(self, number: int, trial_id: int | None = None) -> TrialRecord:
-        search = self.experiment.search
-        self._study.sampler = build_sampler(search.sampler, search_seed=search.seed, number=number)
-        trial = self._study.ask() if trial_id is None else optuna.trial.Trial(self._study, trial_id)
-        parameters = self.experiment.space(trial)
-        config = self.experiment.train_config(parameters, seed=derived_seed(search.seed, trial.number, 1))
-        earlier = self._keys.get(_key(config))
-        record = TrialRecord(trial.number, parameters, config, _id=trial._trial_id)
-        trial.set_user_attr("config", config.model_dump(mode="json"))
-        if earlier is not None:
-            self.trials[record.number] = record
-            self.end(record.number, "duplicate", f"equals trial {earlier} in effect")
-            return record
-        self._remember(record)
-        return record
-
-    def _grid_point(self, number: int) -> dict[str, Any] | None:
-        """The grid's ``number``-th point in a seeded order that spreads over the grid; None behind the last."""
-        if not hasattr(self, "_grid"):
-            import numpy as np
-
-            points = list(self.experiment.space.grid())
-            order = np.random.default_rng(self.experiment.search.seed).permutation(len(points))
-            self._grid = [points[index] for index in order]
-        return self._grid[number] if number < len(self._grid) else None
+    def _mirrored(self) -> Mirror:
+        if self._mirror is None:
+            self._mirror = Mirror(self.experiment, self._study.get_trials(deepcopy=False))
+        return self._mirror
 
     def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:
         """Write one epoch with the decision on it, before anything acts on it. Writing it again changes nothing."""
@@ -424,6 +395,7 @@ class Ledger:
         saved = EpochRecord(metrics, best, stopped)
         self._storage.set_trial_user_attr(record._id, f"epoch:{metrics.epoch:04d}", dataclasses.asdict(saved))
         self._storage.set_trial_intermediate_value(record._id, metrics.epoch, best)
+        self._mirrored().report(number, metrics.epoch, best)
         record.epochs[metrics.epoch], record.best = saved, best
         return saved
 
@@ -436,19 +408,19 @@ class Ledger:
     def end(self, number: int, outcome: Outcome, message: str = "") -> None:
         """Close a trial under its name and tell the sampler. Closing it again changes nothing."""
         record = self.trials[number]
-        frozen = self._storage.get_trial(record._id)
-        if frozen.state.is_finished():
-            record.outcome = frozen.user_attrs.get("outcome", outcome)
+        if record.closed:
             return
         if message:
             self._storage.set_trial_user_attr(record._id, "message", message)
         self._storage.set_trial_user_attr(record._id, "outcome", outcome)
-        if outcome in ("out_of_memory", "infeasible"):
-            # The attribute that Trial.set_constraint writes; a Trial cannot be had here without sampling anew.
-            self._storage.set_trial_system_attr(record._id, f"constraints:{outcome}", 1.0)
         state = _TOLD[outcome]
-        self._study.tell(number, record.best if state is TrialState.COMPLETE else None, state=state)
-        record.outcome, record.message = outcome, message
+        violated = outcome if outcome in ("out_of_memory", "infeasible") else None
+        value = record.best if state is not TrialState.FAIL else None
+        for name, content in self._mirrored().end(number, state, value, violated).items():
+            if name != "fixed_params":  # written with the trial; whatever else is the sampler's memory
+                self._storage.set_trial_system_attr(record._id, name, content)
+        self._storage.set_trial_state_values(record._id, state, None if value is None else [value])
+        record.outcome, record.message, record.closed = outcome, message, True
 
     def add_attempt(self, number: int) -> int:
         """Count that a trial is started again after its process was lost; gives the count."""
