@@ -157,7 +157,7 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
     changed = (lambda number: None) if tracker is None else tracker.changed
     if tracker is not None:
         tracker.start()
-    status = run.drive(ledger, settings, changed=changed, trainable=ClassyFakeTrial, weighty=False)
+    status = run.drive(ledger, settings, changed=changed, trainable=ClassyFakeTrial, decode=False)
     searched = time.perf_counter()
     if tracker is not None and not tracker.finish(status):
         raise RuntimeError(f"MLflow: {tracker.trouble}")

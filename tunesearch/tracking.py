@@ -24,6 +24,8 @@ from tunesearch.segmentation.trainer import EpochMetrics
 PARENT = "parent"
 _STATUS = {None: "RUNNING", "failed": "FAILED", "lost": "FAILED", "cancelled": "KILLED"}
 """MLflow's status per outcome; FINISHED for the others."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow's page open with metrics and charts rather than with traces of language models."""
 _BATCH = 900
 """MLflow takes at most 1000 metrics in one call."""
 
@@ -136,8 +138,8 @@ class _View:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = self._experiment(uri)
         self.told: dict[int, int] = {}
-        self.runs: dict[str, str] = dict(ledger.attribute(f"mlflow_runs:{uri}", {}))
-        self._key = f"mlflow_runs:{uri}"
+        self._prefix = f"mlflow_run:{uri}:"
+        self.runs: dict[str, str] = ledger.attributes(self._prefix)
         self._adopt()
         self.parent = self._run(PARENT, ledger.name, self._parent_tags())
         self.client.update_run(self.parent, status="RUNNING")
@@ -151,7 +153,7 @@ class _View:
             return str(found.experiment_id)
         local = uri.startswith("sqlite:")
         location = artifact_folder(self.ledger.folder.parent) if local else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        return str(self.client.create_experiment(name, artifact_location=location, tags=_KIND))
 
     def _adopt(self) -> None:
         """Take over runs that were made but not noted before a driver died."""
@@ -164,11 +166,14 @@ class _View:
             for run in page:
                 key = run.data.tags.get("tunesearch.trial")
                 if key is not None and run.info.run_id not in known and key not in self.runs:
-                    self.runs[key] = run.info.run_id
+                    self._keep(key, run.info.run_id)
             token = page.token
             if not token:
-                break
-        self.ledger.set_attribute(self._key, self.runs)
+                return
+
+    def _keep(self, key: str, run_id: str) -> None:
+        self.ledger.set_attribute(self._prefix + key, run_id)
+        self.runs[key] = run_id
 
     def _run(self, key: str, name: str, tags: dict[str, str]) -> str:
         """The run of a key, made if there is none; its id is in the ledger before anything is logged to it."""
@@ -180,8 +185,7 @@ class _View:
                 start_time=int(started * 1000),
                 tags={"tunesearch.search": self.ledger.name, "tunesearch.trial": key, **tags},
             )
-            self.runs[key] = run.info.run_id
-            self.ledger.set_attribute(self._key, self.runs)
+            self._keep(key, run.info.run_id)
         return self.runs[key]
 
     def _started(self, number: int) -> float:
@@ -332,7 +336,7 @@ class TrainingRun:
             experiment_id = experiment.experiment_id
         else:
             location = artifact_folder(storage) if uri.startswith("sqlite:") else None
-            experiment_id = self.client.create_experiment("tunesearch-train", artifact_location=location)
+            experiment_id = self.client.create_experiment("tunesearch-train", artifact_location=location, tags=_KIND)
         self.run_id = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
         self.client.log_batch(self.run_id, (), [Param(key, _parameter(value)) for key, value in params.items()], ())
 

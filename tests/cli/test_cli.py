@@ -86,6 +86,8 @@ BAD = {
     "bad set": (["run", "voc_unet", "--smoke", "--set", "train.epoch=3"], "did you mean"),
     "set without value": (["run", "voc_unet", "--smoke", "--set", "train.epochs"], "--set"),
     "local and address": (["run", "voc_unet", "--smoke", "--local", "--address", "auto"], "cannot be given with"),
+    "no cluster": (["run", "voc_unet", "--data", "nowhere", "--address", "127.0.0.1:1"], "a Ray cluster that answers"),
+    "no address": (["run", "voc_unet", "--data", "nowhere", "--address", "the cluster"], "HOST:PORT"),
     "unknown encoder": (
         ["run", "voc_unet", "--smoke", "--set", "parameters.encoder.choice=[mobilnet_v2]"],
         "did you mean 'mobilenet_v2'?",

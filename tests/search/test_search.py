@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +203,17 @@ def test_mlflow_that_is_not_there_does_not_stop_a_search(tiny_space: Path, tmp_p
     tunesearch.sync("a", storage=tmp_path / "runs", tracking=f"sqlite:///{tmp_path}/runs/mlflow.db")
     _, children, _ = _runs(tmp_path / "runs")
     assert len(children) == 2
+
+
+def test_a_cluster_that_is_there_is_used(tiny_space: Path, tmp_path: Path) -> None:
+    """$RAY_ADDRESS names this session's Ray; another process searches on it and leaves it running."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "tunesearch", "run", str(tiny_space), "--trials", "2", "--epochs", "1", "--json"]
+    command += ["--storage", str(tmp_path / "runs"), "--name", "a"]
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [trial["outcome"] for trial in json.loads(done.stdout)["trials"]] == ["completed"] * 2
+    assert ray.cluster_resources()["CPU"] == 2

@@ -333,6 +333,11 @@ class Ledger:
         """Something kept about the whole search, such as ``settings`` or ``versions``."""
         return self._study.user_attrs.get(name, default)
 
+    def attributes(self, prefix: str) -> dict[str, Any]:
+        """Everything kept under names that begin with ``prefix``, by the rest of the name."""
+        kept = self._study.user_attrs
+        return {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
+
     def set_attribute(self, name: str, value: Any) -> None:
         """Keep something about the whole search (plain data)."""
         self._study.set_user_attr(name, value)

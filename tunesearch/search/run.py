@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -97,7 +98,9 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
         report.raise_if_broken()
     except InputError as error:
         problems.extend(error.problems)
-    for check in (_check_own_code, _check_encoders):
+    for check in (_check_address, _check_own_code, _check_encoders):
+        if problems and check is _check_encoders and not settings.encoder_weights:
+            break  # it may download; that can wait until the rest is mended
         try:
             check(experiment, settings)
         except InputError as error:
@@ -114,6 +117,24 @@ def possible(experiment: Experiment, name: str) -> list[Any]:
     if name in experiment.space:
         return list(experiment.space[name].domain.representatives())
     return [experiment.train.get(name, TrainConfig.model_fields[name].default)]
+
+
+def _address(settings: Settings) -> str:
+    return settings.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _check_address(experiment: Experiment, settings: Settings) -> None:
+    """Ray itself would try for minutes to reach an address where nobody listens."""
+    address = _address(settings)
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        where = "--address" if settings.address else "$RAY_ADDRESS"
+        rule = "must be local, auto or the HOST:PORT of a Ray cluster that answers"
+        raise InputError(Problem(where, rule, value=f"{address} ({error})")) from error
 
 
 def _check_own_code(experiment: Experiment, settings: Settings) -> None:
@@ -160,7 +181,7 @@ def drive(
     changed: Callable[[int], None] = lambda number: None,
     started: Callable[[Resources], None] = lambda resources: None,
     trainable: type | None = None,
-    weighty: bool = True,
+    decode: bool = True,
 ) -> str:
     """Run a search until it ends, from wherever the ledger stands.
 
@@ -168,7 +189,7 @@ def drive(
         changed: told the number of every trial that began, went on or ended, from Ray's loop: it must return at once.
         started: told once what a trial gets and how many run at once.
         trainable: Ray's class trainable; None: ``SegmentationTrial``. For benchmarks.
-        weighty: whether a decoded cache is built before the first trial.
+        decode: whether the data set is decoded before the first trial; not for trials that read none.
 
     Returns:
         ``completed``, ``exhausted`` (the space has no further configuration), ``time_budget`` or ``interrupted``.
@@ -186,7 +207,7 @@ def drive(
     spent = float(ledger.attribute("seconds", 0.0))
     begun = time.monotonic()
     deadline = None if settings.time_budget is None else begun + settings.time_budget - spent
-    if weighty:
+    if decode:
         _warm_cache(ledger)
     _sweep(ledger)
     with _ray(settings, ledger) as nodes:
@@ -290,7 +311,7 @@ def _ray(settings: Settings, ledger: Ledger) -> Iterator[list[dict[str, float]]]
     if ray.is_initialized():  # the caller's own Ray: used, and left as it is
         yield _nodes(ray)
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(settings)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     temporary: str | None = None
     try:

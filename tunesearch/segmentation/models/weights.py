@@ -65,7 +65,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -93,18 +93,8 @@ def load_encoder(model: nn.Module, encoder: str, *, source: Path | None) -> None
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each of its retries
     try:
         state = get_encoder(encoder, weights=True if is_timm(encoder) else "imagenet").state_dict()
-    except (
-        Exception
-    ) as error:  # the library lets whatever its download raises through: network, hub, disk, no such weights
-        reason = _first_line(error)[:160]
-        raise WeightsError(
-            Problem(
-                where=f"encoder {encoder}",
-                rule=f"its ImageNet weights could not be downloaded ({reason})",
-                hint=f"give --encoder-weights FOLDER with {encoder}.pth, or "
-                "--set 'parameters.encoder_weights.choice=[none]'",
-            )
-        ) from error
+    except Exception as error:  # whatever a download may end with: network, hub, disk, no such weights
+        raise WeightsError(_not_downloaded([encoder], _first_line(error))) from error
     target.load_state_dict(state)
 
 
@@ -115,30 +105,42 @@ def _features_only(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     return {flat[key]: value for name, value in state.items() if (key := name.replace(".", "_")) in flat}
 
 
+def _not_downloaded(encoders: list[str], reason: str) -> Problem:
+    return Problem(
+        where=f"encoder {', '.join(encoders)}",
+        rule=f"ImageNet weights could not be downloaded ({reason.split('. ')[0][:160]})",
+        hint=f"give --encoder-weights FOLDER with {' and '.join(f'{encoder}.pth' for encoder in encoders)}, or "
+        "--set 'parameters.encoder_weights.choice=[none]'",
+    )
+
+
 def check_weights(encoders: list[str], *, source: Path | None) -> None:
     """Make sure, before a search starts, that the ImageNet weights of all these encoders are at hand and fit.
 
     Raises:
         WeightsError: every encoder whose weights cannot be had, in one error.
     """
+    problems = [problem for encoder in encoders if (problem := encoder_problem(encoder, "encoder"))]
+    if problems:
+        raise WeightsError(problems)
 
-    def check(encoder: str) -> list[Problem]:
-        unknown = encoder_problem(encoder, "encoder")
-        if unknown:
-            return [unknown]
+    def check(encoder: str) -> WeightsError | None:
+        holder = nn.Module()
+        holder.encoder = bare_encoder(encoder)
         try:
-            holder = nn.Module()
-            holder.encoder = bare_encoder(encoder)
             load_encoder(holder, encoder, source=source)
         except WeightsError as error:
-            return list(error.problems)
-        return []
+            return error
+        return None
 
     # Downloads wait for the network, and without one the hub's client tries for half a minute: all at the same time.
     with ThreadPoolExecutor(max_workers=8 if source is None else 1) as pool:
-        problems = [problem for found in pool.map(check, encoders) for problem in found]
-    if problems:
-        raise WeightsError(problems)
+        errors = {encoder: error for encoder, error in zip(encoders, pool.map(check, encoders), strict=True) if error}
+    if errors and source is None:
+        first = next(iter(errors.values()))
+        raise WeightsError(_not_downloaded(list(errors), _first_line(first.__cause__ or first)))
+    if errors:
+        raise WeightsError([problem for error in errors.values() for problem in error.problems])
 
 
 def bare_encoder(encoder: str) -> nn.Module:
