@@ -120,9 +120,10 @@ def check_weights(encoders: list[str], *, source: Path | None) -> None:
     Raises:
         WeightsError: every encoder whose weights cannot be had, in one error.
     """
-    problems = [problem for encoder in encoders if (problem := encoder_problem(encoder, "encoder"))]
-    if problems:
-        raise WeightsError(problems)
+    unknown = {encoder: problem for encoder in encoders if (problem := encoder_problem(encoder, "encoder"))}
+    if unknown and source is None:
+        raise WeightsError(list(unknown.values()))  # downloads can wait until that is mended
+    known = [encoder for encoder in encoders if encoder not in unknown]
 
     def check(encoder: str) -> WeightsError | None:
         holder = nn.Module()
@@ -135,12 +136,13 @@ def check_weights(encoders: list[str], *, source: Path | None) -> None:
 
     # Downloads wait for the network, and without one the hub's client tries for half a minute: all at the same time.
     with ThreadPoolExecutor(max_workers=8 if source is None else 1) as pool:
-        errors = {encoder: error for encoder, error in zip(encoders, pool.map(check, encoders), strict=True) if error}
+        errors = {encoder: error for encoder, error in zip(known, pool.map(check, known), strict=True) if error}
     if errors and source is None:
         first = next(iter(errors.values()))
         raise WeightsError(_not_downloaded(list(errors), _first_line(first.__cause__ or first)))
-    if errors:
-        raise WeightsError([problem for error in errors.values() for problem in error.problems])
+    problems = [problem for error in errors.values() for problem in error.problems]
+    if problems or unknown:
+        raise WeightsError([*problems, *unknown.values()])
 
 
 def bare_encoder(encoder: str) -> nn.Module:
