@@ -25,7 +25,8 @@ from tunesearch.experiment import Experiment
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, decoded
 from tunesearch.segmentation.data.layouts import resolve_classes
-from tunesearch.segmentation.data.overlay import PanelRow, palette, panel
+from tunesearch.segmentation.data.overlay import PanelRow, panel
+from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import write_atomic, write_text
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer

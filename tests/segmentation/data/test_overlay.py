@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tunesearch.segmentation.config import ClassSpec, DataConfig
-from tunesearch.segmentation.data.overlay import PanelRow, overlay, palette, panel, sample_picture, voc_colors
+from tunesearch.segmentation.data.overlay import PanelRow, overlay, panel, sample_picture
+from tunesearch.segmentation.data.palette import palette, voc_colors
 from tunesearch.segmentation.data.splits import freeze_split
 
 

@@ -1,4 +1,4 @@
-"""Pictures of masks: palettes, a mask laid over its image, and labelled panels."""
+"""Pictures of masks: a mask laid over its image, and labelled panels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tunesearch.segmentation.config import ClassSpec, DataConfig
+from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import resolve_classes
+from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import Split
 
 _GAP, _LINE = 6, 16
@@ -26,25 +27,6 @@ class PanelRow:
     image: Pixels
     truth: Pixels
     prediction: Pixels | None = None
-
-
-def voc_colors() -> Pixels:
-    """The palette of PASCAL VOC, uint8 (256, 3): the bits of the index, dealt to the three channels from the top."""
-    index = np.arange(256)
-    colors = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return colors.astype(np.uint8)
-
-
-def palette(classes: Sequence[ClassSpec]) -> Pixels:
-    """One colour per label, uint8 (256, 3): a class's first own colour, else VOC's; 255 is VOC's cream."""
-    colors = voc_colors()
-    for index, spec in enumerate(classes):
-        if spec.colors:
-            colors[index] = spec.colors[0]
-    return colors
 
 
 def overlay(image: Pixels, mask: Pixels, colors: Pixels, *, background: int | None = 0, opacity: float = 0.5) -> Pixels:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tunesearch.errors import DataError, Problem
-from tunesearch.segmentation.data.overlay import voc_colors
+from tunesearch.segmentation.data.palette import voc_colors
 from tunesearch.segmentation.files import cache_folder, sync, write_text
 
 VERSION = 1
