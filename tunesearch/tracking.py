@@ -127,13 +127,11 @@ class _View:
     """The runs of one search in one MLflow."""
 
     def __init__(self, ledger: Ledger, uri: str, *, system_metrics: bool) -> None:
-        # alembic announces every step of making a database, and the client every step of nothing.
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
 
+        _hush()
         self.ledger = ledger
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = self._experiment(uri)
@@ -303,6 +301,12 @@ class _View:
         self.client.set_terminated(self.parent, status=ended)
 
 
+def _hush() -> None:
+    """MLflow and alembic announce every step of making a database; MLflow sets its level anew when it is imported."""
+    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _parameter(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"width", "height"}:
         return f"{value['width']}x{value['height']}"
@@ -325,10 +329,10 @@ class TrainingRun:
     """One production training in MLflow."""
 
     def __init__(self, uri: str, *, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
-        for logger in ("mlflow", "alembic"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
         from mlflow import MlflowClient
         from mlflow.entities import Param
+
+        _hush()
 
         self.client = MlflowClient(tracking_uri=uri)
         experiment = self.client.get_experiment_by_name("tunesearch-train")
