@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunesearch.errors import InputError, NoUsableTrial, Problem
+from tunesearch.errors import InputError, LedgerError, NoUsableTrial, Problem
 from tunesearch.experiment import load_experiment
 from tunesearch.production.export import export as write_export
 from tunesearch.production.train import train as train_configuration
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
 from tunesearch.search.resources import Resources
-from tunesearch.search.run import Settings, drive, preflight
+from tunesearch.search.run import Settings, check_surroundings, drive, preflight, unfinished
 from tunesearch.segmentation.data.checks import DataReport
+from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri
+from tunesearch.tracking import Tracker, default_uri, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -81,7 +84,8 @@ class SearchResult:
 
     Attributes:
         name: of the search.
-        status: running, completed, exhausted (no further configuration), time_budget or interrupted.
+        status: running, completed, exhausted (no further configuration), time_budget, interrupted, failed (an
+            unexpected fault of the driver) or damaged (its files cannot be read).
         objective: the metric that was searched for.
         trials: those that count, by number.
         best: the best completed trial (of the unfinished ones where none was completed); None: no trial has a score.
@@ -117,8 +121,24 @@ class SearchResult:
 
 
 def storage_folder(storage: str | Path | None) -> Path:
-    """Where searches are kept: the argument, ``$TUNESEARCH_STORAGE``, or ``./runs``."""
-    return Path(storage or os.environ.get("TUNESEARCH_STORAGE") or "runs").expanduser()
+    """Where searches are kept: the argument, ``$TUNESEARCH_STORAGE``, or ``./runs``. It need not exist.
+
+    Raises:
+        InputError: it is no folder, or its path cannot stand in a database's address.
+    """
+    folder = Path(storage or os.environ.get("TUNESEARCH_STORAGE") or "runs").expanduser()
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise InputError(Problem("--storage", "must be a folder", value=str(there)))
+    if any(character in str(folder.resolve()) for character in "{}?#%"):
+        raise InputError(Problem("--storage", "its path cannot have { } ? # or % in it", value=str(folder.resolve())))
+    return folder
+
+
+def _require_writable(folder: Path) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(Problem("--storage", "must be a folder that can be written", value=str(folder)))
 
 
 def tracking_uri(storage: Path, uri: str | None = None) -> str:
@@ -197,6 +217,7 @@ def run(
     folder = storage_folder(storage)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     require_free_name(folder, name)
+    _require_writable(folder)
     if encoder_weights is not None and not Path(encoder_weights).expanduser().exists():
         raise InputError(Problem("--encoder-weights", "must be an existing file or folder", value=str(encoder_weights)))
     if local and address not in (None, "local"):
@@ -210,7 +231,7 @@ def run(
         max_concurrent=max_concurrent,
         encoder_weights=str(Path(encoder_weights).expanduser().resolve()) if encoder_weights else None,
         time_budget=time_budget,
-        tracking_uri=tracking_uri(folder, tracking),
+        tracking_uri=tracking or os.environ.get("MLFLOW_TRACKING_URI"),
         system_metrics=system_metrics,
         code=str(code_folder(space)),
     )
@@ -224,7 +245,12 @@ def run(
     for text in notes:
         progress.note(text)
     ledger = Ledger.create(folder, name, experiment, split, settings.as_dict())
-    return _search(ledger, settings, progress)
+    try:
+        return _search(ledger, settings, progress)
+    except InputError:
+        if not ledger.trials:  # nothing began: the name stays free
+            shutil.rmtree(ledger.folder, ignore_errors=True)
+        raise
 
 
 def resume(
@@ -253,42 +279,56 @@ def resume(
     if time_budget is not None:
         changes["time_budget"] = time_budget + float(ledger.attribute("seconds", 0.0))
     kept = {**ledger.attribute("settings", {}), **{key: value for key, value in changes.items() if value is not None}}
+    settings = Settings(**kept)
+    status = str(ledger.attribute("status", "interrupted"))
     try:
+        if status == "exhausted" or not unfinished(ledger):
+            progress.note(f"{name} has nothing left to do")
+            return _result(ledger, "completed" if status != "exhausted" else status)
+        check_surroundings(ledger.experiment, settings)
+        if ledger.experiment.data.layout == "sample":
+            find_pairs(ledger.experiment.data)  # makes it again where the cache was emptied
         ledger.split.verify()
-    except InputError:
+        ledger.set_attribute("settings", settings.as_dict())
+        count, live = len(ledger.counted()), len(ledger.live())
+        progress.note(f"resuming {name}: {count} trials known, {live} of them unfinished")
+        return _search(ledger, settings, progress)
+    finally:
         ledger.close()
-        raise
-    progress.note(f"resuming {name}: {len(ledger.counted())} trials known, {len(ledger.live())} of them unfinished")
-    return _search(ledger, Settings(**kept), progress)
 
 
 def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
-    tracker = Tracker(ledger, settings.tracking_uri or "", system_metrics=settings.system_metrics)
-    tracker.start()
+    uri = settings.tracking_uri or default_uri(ledger.folder.parent)
+    tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics)
+
+    def started(resources: Resources) -> None:
+        ledger.set_attribute("status", "running")
+        tracker.start()
+        progress.started(ledger, resources)
 
     def changed(number: int) -> None:
         tracker.changed(number)
-        progress.changed(number)
+        with contextlib.suppress(Exception):  # what only looks on must not end a search
+            progress.changed(number)
 
     status = "failed"
     try:
-        ledger.set_attribute("status", "running")
-        status = drive(ledger, settings, changed=changed, started=lambda resources: progress.started(ledger, resources))
+        status = drive(ledger, settings, changed=changed, started=started)
     except KeyboardInterrupt:  # before or after Ray's loop, which has its own way to end
         status = "interrupted"
     finally:
         progress.ended()
         ledger.set_attribute("status", status)
-        if not tracker.finish(status):
+        if tracker.started and not tracker.finish(status):
             progress.note(
-                f"MLflow at {settings.tracking_uri} does not have everything ({tracker.trouble}); "
+                f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
                 f"tunesearch sync {ledger.name} sends the rest"
             )
         result = _result(ledger, status)
         ledger.close()
     if status != "interrupted" and result.best is None:
         ends = "; ".join(sorted({record.message for record in result.trials if record.message})[:3])
-        raise NoUsableTrial(f"search {result.name} ended and no trial has a score. {ends}")
+        raise NoUsableTrial(f"search {result.name} ended and no trial has a score. {ends}", result)
     return result
 
 
@@ -313,21 +353,30 @@ def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
         SearchNameError: there is no such search.
     """
     ledger = Ledger.open(storage_folder(storage), name)
-    status = str(ledger.attribute("status", "interrupted"))
-    if ledger.driven:
-        status = "running"
-    elif status == "running":  # its driver died
-        status = "interrupted"
     try:
-        return _result(ledger, status)
+        return _result(ledger, _status(ledger))
     finally:
         ledger.close()
+
+
+def _status(ledger: Ledger) -> str:
+    if ledger.driven:
+        return "running"
+    status = str(ledger.attribute("status", "interrupted"))
+    return "interrupted" if status == "running" else status  # its driver died
 
 
 def list_searches(*, storage: str | Path | None = None) -> list[SearchResult]:
     """All searches of a storage folder, oldest first."""
     folder = storage_folder(storage)
-    return [load(name, storage=folder) for name in searches(folder)]
+    return [_load_or_damaged(name, folder) for name in searches(folder)]
+
+
+def _load_or_damaged(name: str, folder: Path) -> SearchResult:
+    try:
+        return load(name, storage=folder)
+    except LedgerError:
+        return SearchResult(name, "damaged", "", (), None, sample=False, duplicates=0, seconds=0.0)
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:
@@ -335,11 +384,11 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
     folder = storage_folder(storage)
     ledger = Ledger.open(folder, name)
     try:
-        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or tracking_uri(folder)
-        sync_view(ledger, uri)
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(folder)
+        sync_view(ledger, uri, status=_status(ledger))
     finally:
         ledger.close()
-    return str(uri)
+    return without_password(uri)
 
 
 def export(

@@ -5,6 +5,7 @@ TunesearchError             base: the command line prints it as one clean messag
 │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
 │   ├── WeightsError        encoder weights that cannot be had or do not fit
 │   ├── SearchNameError     a search that exists already, or does not exist
+│   ├── LedgerError         a search whose files are damaged
 │   └── LedgerBusy          another process drives this search
 ├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
 └── NoUsableTrial           the search ended and no trial gave a score; exit code 1
@@ -81,6 +82,10 @@ class SearchNameError(InputError):
     """The name of a search is taken, unknown or no valid name."""
 
 
+class LedgerError(InputError):
+    """The files of a search cannot be read."""
+
+
 class LedgerBusy(InputError):
     """Another process is driving this search."""
 
@@ -92,7 +97,15 @@ class Infeasible(TunesearchError):
 
 
 class NoUsableTrial(TunesearchError):
-    """The search ended without a single trial that has a score."""
+    """The search ended without a single trial that has a score.
+
+    Attributes:
+        result: the SearchResult, with every trial and why it ended.
+    """
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:

@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Tracker:
         self._view: _View | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return self._thread.ident is not None
+
     def start(self) -> None:
         """Begin; every trial that the ledger holds already is told first."""
         for record in self.ledger.counted():
@@ -90,12 +96,9 @@ class Tracker:
             try:
                 if self._view is None:
                     self._view = _View(self.ledger, self.uri, system_metrics=self.system_metrics)
-                while waiting:
-                    self._view.tell(self.ledger.trials[min(waiting)])
-                    waiting.discard(min(waiting))
-                self.trouble = ""
+                self._tell(self._view, waiting)
             except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-                self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                self.trouble = _reason(error)
                 if ending:
                     given_up_at = given_up_at or time.monotonic() + self._ending[1]
                     if time.monotonic() > given_up_at:
@@ -106,7 +109,20 @@ class Tracker:
                 self._view = _View(self.ledger, self.uri, system_metrics=False)
             self._view.finish(self._ending[0])
         except Exception as error:
-            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.trouble = _reason(error)
+
+    def _tell(self, view: _View, waiting: set[int]) -> None:
+        """Tell every waiting trial; one that MLflow refuses does not keep the others waiting."""
+        refused: Exception | None = None
+        for number in sorted(waiting):
+            try:
+                view.tell(self.ledger.trials[number])
+                waiting.discard(number)
+            except Exception as error:
+                refused = error
+        if refused is not None:
+            raise refused
+        self.trouble = ""
 
     def _collect(self, waiting: set[int]) -> bool:
         """Wait for news and take all there is; whether the search has ended."""
@@ -133,11 +149,12 @@ class _View:
 
         _hush()
         self.ledger = ledger
+        self.identity = str(ledger.attribute("identity"))
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = self._experiment(uri)
         self.told: dict[int, int] = {}
-        self._prefix = f"mlflow_run:{uri}:"
-        self.runs: dict[str, str] = ledger.attributes(self._prefix)
+        self._prefix = f"mlflow_run:{without_password(uri)}:"
+        self.runs: dict[str, str] = {}
         self._adopt()
         self.parent = self._run(PARENT, ledger.name, self._parent_tags())
         self.client.update_run(self.parent, status="RUNNING")
@@ -154,23 +171,28 @@ class _View:
         return str(self.client.create_experiment(name, artifact_location=location, tags=_KIND))
 
     def _adopt(self) -> None:
-        """Take over runs that were made but not noted before a driver died."""
-        known = set(self.runs.values())
+        """Take over the runs that MLflow has of this search, also those that a dying driver had no time to note.
+
+        What MLflow no longer has is made anew.
+        """
+        noted = self.ledger.attributes(self._prefix)
+        found: dict[str, list[str]] = {}
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], f"tags.`tunesearch.search` = '{self.ledger.name}'", page_token=token
+                [self.experiment_id], f"tags.`tunesearch.identity` = '{self.identity}'", page_token=token
             )
             for run in page:
-                key = run.data.tags.get("tunesearch.trial")
-                if key is not None and run.info.run_id not in known and key not in self.runs:
-                    self._keep(key, run.info.run_id)
+                found.setdefault(run.data.tags["tunesearch.trial"], []).append(run.info.run_id)
             token = page.token
             if not token:
-                return
+                break
+        for key, ids in found.items():
+            self._keep(key, noted[key] if noted.get(key) in ids else ids[0])
 
     def _keep(self, key: str, run_id: str) -> None:
-        self.ledger.set_attribute(self._prefix + key, run_id)
+        if self.runs.get(key) != run_id:
+            self.ledger.set_attribute(self._prefix + key, run_id)
         self.runs[key] = run_id
 
     def _run(self, key: str, name: str, tags: dict[str, str]) -> str:
@@ -181,7 +203,12 @@ class _View:
                 self.experiment_id,
                 run_name=name,
                 start_time=int(started * 1000),
-                tags={"tunesearch.search": self.ledger.name, "tunesearch.trial": key, **tags},
+                tags={
+                    "tunesearch.search": self.ledger.name,
+                    "tunesearch.identity": self.identity,  # a name may be given again after a folder was removed
+                    "tunesearch.trial": key,
+                    **tags,
+                },
             )
             self._keep(key, run.info.run_id)
         return self.runs[key]
@@ -269,12 +296,17 @@ class _View:
         best = self.ledger.best()
         if best is None or not best.epochs:
             return
-        value = f"best_{self.ledger.experiment.objective.metric}"
-        counted = self.ledger.counted()
-        now = int(max(record.metrics.finished_at for record in best.epochs.values()) * 1000)
-        metrics = [Metric(value, float(best.best or 0.0), now, len([r for r in counted if r.outcome]))]
-        tags = [RunTag("tunesearch.best_trial", str(best.number))]
-        tags += [RunTag(f"tunesearch.best.{name}", str(content)) for name, content in best.parameters.items()]
+        objective = self.ledger.experiment.objective.metric
+        last = max(best.epochs)
+        at = best.best_epoch(objective).metrics
+        when = int(best.epochs[last].metrics.finished_at * 1000)
+        step = len([record for record in self.ledger.counted() if record.outcome])
+        metrics = [Metric(f"best_{objective}", float(best.best or 0.0), when, step)]
+        metrics += [Metric(f"best_trial/{name}", value, when, step) for name, value in at.numbers().items()]
+        tags = [
+            RunTag("tunesearch.best_trial", str(best.number)),
+            RunTag("tunesearch.best_parameters", json.dumps(best.parameters)),
+        ]
         self.client.log_batch(self.parent, metrics, (), tags)
 
     def finish(self, status: str) -> None:
@@ -291,6 +323,9 @@ class _View:
         self.client.log_batch(self.parent, (), (), tags)
         best = self.ledger.best()
         if best is not None:
+            picture = self.ledger.trial_folder(best.number) / "predictions.png"
+            if picture.is_file():
+                self.client.log_artifact(self.parent, str(picture))
             self.client.log_dict(
                 self.parent, {"trial": best.number, "config": best.config.model_dump(mode="json")}, "best.json"
             )
@@ -299,6 +334,15 @@ class _View:
             if str(record.number) in self.runs:
                 self.client.set_terminated(self.runs[str(record.number)], status="KILLED")
         self.client.set_terminated(self.parent, status=ended)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def without_password(uri: str) -> str:
+    """A tracking URI that may be shown."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _hush() -> None:
@@ -313,8 +357,11 @@ def _parameter(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
-def sync(ledger: Ledger, uri: str) -> None:
+def sync(ledger: Ledger, uri: str, *, status: str) -> None:
     """Make MLflow say what the ledger says, from nothing or from anything in between.
+
+    Args:
+        status: of the search; a running one is not closed.
 
     Raises:
         Exception: whatever MLflow raises when it cannot be reached.
@@ -322,30 +369,65 @@ def sync(ledger: Ledger, uri: str) -> None:
     view = _View(ledger, uri, system_metrics=False)
     for record in ledger.counted():
         view.tell(record)
-    view.finish(str(ledger.attribute("status", "interrupted")))
+    if status != "running":
+        view.finish(status)
 
 
 class TrainingRun:
-    """One production training in MLflow."""
+    """One production training in MLflow. What MLflow cannot take is told once and then left out.
 
-    def __init__(self, uri: str, *, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
+    Args:
+        run_id: of an earlier, interrupted session of the same training; None: a new run.
+
+    Attributes:
+        trouble: the first error of MLflow, else empty.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        storage: Path,
+        name: str,
+        params: dict[str, Any],
+        tags: dict[str, str],
+        run_id: str | None = None,
+    ) -> None:
+        self.trouble = ""
+        self.run_id = run_id
+        self._try(lambda: self._open(uri, storage, name, params, tags))
+
+    def _open(self, uri: str, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         _hush()
-
         self.client = MlflowClient(tracking_uri=uri)
+        if self.run_id is not None:
+            self.client.update_run(self.run_id, status="RUNNING")
+            return
         experiment = self.client.get_experiment_by_name("tunesearch-train")
         if experiment is not None:
             experiment_id = experiment.experiment_id
         else:
             location = artifact_folder(storage) if uri.startswith("sqlite:") else None
             experiment_id = self.client.create_experiment("tunesearch-train", artifact_location=location, tags=_KIND)
-        self.run_id = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        self.run_id = str(self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
         self.client.log_batch(self.run_id, (), [Param(key, _parameter(value)) for key, value in params.items()], ())
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self.trouble:
+            return
+        try:
+            work()
+        except Exception as error:  # MLflow may raise anything that a network, a database or a server can
+            self.trouble = _reason(error)
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """Log one epoch."""
+        self._try(lambda: self._epoch(metrics))
+
+    def _epoch(self, metrics: EpochMetrics) -> None:
         from mlflow.entities import Metric
 
         when = int(metrics.finished_at * 1000)
@@ -354,6 +436,9 @@ class TrainingRun:
 
     def finish(self, outcome: str, files: list[Path]) -> None:
         """Log the files and close the run."""
+        self._try(lambda: self._finish(outcome, files))
+
+    def _finish(self, outcome: str, files: list[Path]) -> None:
         for file in files:
             self.client.log_artifact(self.run_id, str(file))
         self.client.set_tag(self.run_id, "tunesearch.outcome", outcome)

@@ -67,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        if debug:
+            raise
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
     except Exception as error:
         if debug:
             raise

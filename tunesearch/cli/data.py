@@ -30,17 +30,16 @@ def data() -> None:
 @options.as_json
 def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool, output: Path, as_json: bool) -> None:
     """Check the data set of SPACE: partners, sizes, labels, colours, splits; print the classes, save a picture."""
-    import sys
-
     from tunesearch.api import code_folder
     from tunesearch.experiment import load_experiment
+    from tunesearch.search.run import find_own_code
     from tunesearch.segmentation.data.checks import check_data
     from tunesearch.segmentation.data.overlay import sample_picture
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.files import write_atomic
 
     experiment = load_experiment(space, overrides=overrides, smoke=smoke, data_root=data)
-    sys.path.insert(0, str(code_folder(space)))  # for a layout of the user's own
+    find_own_code(str(code_folder(space)))  # for a layout of the user's own
     report = check_data(experiment.data)
     if as_json:
         import json

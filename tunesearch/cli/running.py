@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tunesearch.cli import options
+from tunesearch.errors import NoUsableTrial
 
 
 @click.command(context_settings={"show_default": False})
@@ -67,8 +68,11 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
     from tunesearch.cli.showing import print_result
 
     progress = view(to_stderr=as_json)
+    unusable: NoUsableTrial | None = None
     try:
         result = search(progress)
+    except NoUsableTrial as error:
+        unusable, result = error, error.result
     finally:
         progress.ended()
     if as_json:
@@ -77,6 +81,8 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
         click.echo(json.dumps(result.as_dict(), indent=1))
     else:
         print_result(result, storage)
+    if unusable is not None:
+        raise unusable
     if result.status == "interrupted":
         where = f" --storage {storage}" if storage else ""
         click.echo(f"interrupted; everything is saved: tunesearch resume {result.name}{where}", err=True)

@@ -74,10 +74,13 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     import sys
 
     from tunesearch import api
-    from tunesearch.tracking import artifact_folder
+    from tunesearch.tracking import artifact_folder, without_password
 
     folder = api.storage_folder(storage)
     uri = api.tracking_uri(folder, tracking_uri)
+    if uri.startswith("http"):
+        click.echo(f"the tracking server has a page of its own: {without_password(uri)}")
+        return 0
     click.echo(f"MLflow on http://127.0.0.1:{port} over {uri}; Ctrl-C ends it", err=True)
     command = [
         sys.executable,

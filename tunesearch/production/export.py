@@ -31,10 +31,8 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         numbers = sorted(ledger.trials)
         known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
         raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
-    last = record.epochs[max(record.epochs)].metrics if record.epochs else None
-    best_epoch = (
-        max(record.epochs.values(), key=lambda saved: saved.metrics.val_miou).metrics if record.epochs else None
-    )
+    objective = ledger.experiment.objective.metric
+    best = record.best_epoch(objective).metrics if record.epochs else None
     return {
         "tunesearch": versions()["tunesearch"],
         "search": ledger.name,
@@ -42,11 +40,11 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         "trial": record.number,
         "outcome": record.outcome or "running",
         "score": {
-            "objective": ledger.experiment.objective.metric,
+            "objective": objective,
             "value": record.best,
-            "val_miou": best_epoch.val_miou if best_epoch else None,
-            "epoch": best_epoch.epoch if best_epoch else None,
-            "epochs": last.epoch if last else 0,
+            "val_miou": best.val_miou if best else None,
+            "epoch": best.epoch if best else None,
+            "epochs": max(record.epochs, default=0),
         },
         "config": record.config.model_dump(mode="json"),
         "data": {**ledger.experiment.data.model_dump(mode="json"), "digest": ledger.split.digest},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,7 +37,7 @@ def read_configuration(path: Path) -> tuple[TrainConfig, DataConfig, dict[str, A
         raise InputError(Problem(str(path), f"must be a readable file: {error.strerror}")) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(Problem(str(path), f"must be YAML: {' '.join(str(error).split())[:200]}")) from error
-    if not isinstance(document, dict) or not {"config", "data"} <= document.keys():
+    if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in ("config", "data")):
         raise InputError(Problem(str(path), "must have config and data, as tunesearch export writes them"))
     problems: list[Problem] = []
     data = {key: value for key, value in dict(document["data"]).items() if key != "digest"}
@@ -95,8 +96,8 @@ def train(
         data = data.model_copy(update={"root": data_root.expanduser().absolute()})
     if (output / "weights.safetensors").exists():
         raise InputError(Problem(str(output), "holds a finished training already", hint="-o gives another folder"))
-    if str(path.parent.resolve()) not in sys.path:
-        sys.path.insert(0, str(path.parent.resolve()))
+    if str(path.parent.resolve()) not in sys.path:  # for a network or loss of the user's own
+        sys.path.append(str(path.parent.resolve()))
     if threads is not None:
         torch.set_num_threads(threads)
     split = freeze_split(data)
@@ -105,7 +106,8 @@ def train(
         said("note: the data set is not the one that the search used (its digest differs)")
     classes = resolve_classes(data)
     parts = [decoded(data, split, part, config.size) for part in ("train", "val")]
-    output.mkdir(parents=True, exist_ok=True)
+    state = _State(output)
+    state.begin({"config": config.model_dump(mode="json"), "data_digest": split.digest})
     trainer = Trainer(
         config,
         train=parts[0],
@@ -114,6 +116,8 @@ def train(
         background=data.background,
         encoder_weights=encoder_weights,
         folder=output,
+        workers=min(8, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
+        monitor=str(document.get("score", {}).get("objective", "val_miou")),
     )
     write_text(output / "effective.json", json.dumps(trainer.effective(), indent=1))
     write_text(output / "config.yaml", path.read_text("utf-8"))
@@ -125,24 +129,73 @@ def train(
         name=output.name,
         params=config.model_dump(mode="json"),
         tags={"tunesearch.search": str(document.get("search", "")), "tunesearch.trial": str(document.get("trial", ""))},
+        run_id=state.run_id if trainer.resumed is not None else None,
     )
-    curve = []
+    state.note(run_id=run.run_id)
+    if trainer.resumed is not None:
+        state.note(metrics=trainer.resumed)
     for metrics in trainer.epochs():
-        curve.append(asdict(metrics))
+        state.note(metrics=metrics)
         run.epoch(metrics)
         epoch_done(metrics)
     outcome = str(trainer.outcome)
-    write_text(output / "metrics.json", json.dumps({"outcome": outcome, "epochs": curve}, indent=1))
+    write_text(output / "metrics.json", json.dumps({"outcome": outcome, "epochs": state.curve}, indent=1))
     weights = output / "weights.safetensors"
     if outcome == "completed" and (output / "best.safetensors").is_file():
         (output / "best.safetensors").replace(weights)
         (output / "last.pt").unlink(missing_ok=True)
     files = [output / name for name in ("weights.safetensors", "metrics.json", "effective.json", "config.yaml")]
     run.finish(outcome, [file for file in files if file.is_file()])
+    if run.trouble:
+        said(f"note: MLflow does not have all of it ({run.trouble})")
     return {
         "outcome": outcome,
         "output": str(output),
         "weights": str(weights) if weights.is_file() else None,
         "best": asdict(trainer.best) if trainer.best else None,
-        "epochs": len(curve),
+        "epochs": len(state.curve),
     }
+
+
+class _State:
+    """What a training that was killed is recognised by and goes on from: ``training.json`` in its folder.
+
+    Attributes:
+        run_id: of its MLflow run; None before there is one.
+        curve: the metrics of every epoch so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "training.json"
+        self.run_id: str | None = None
+        self.curve: list[dict[str, Any]] = []
+        self.what: dict[str, Any] = {}
+
+    def begin(self, what: dict[str, Any]) -> None:
+        """Take over an earlier session of the same training, or start a new one.
+
+        Raises:
+            InputError: the folder holds another training.
+        """
+        if self.file.is_file():
+            try:
+                earlier = json.loads(self.file.read_text("utf-8"))
+            except ValueError:
+                earlier = {}
+            if earlier.get("what") != what:
+                problem = Problem(
+                    str(self.file.parent),
+                    "holds an unfinished training of another configuration or data set",
+                    hint="-o gives another folder",
+                )
+                raise InputError(problem)
+            self.run_id, self.curve = earlier["run_id"], earlier["curve"]
+        self.what = what
+        self.note()
+
+    def note(self, *, run_id: str | None = None, metrics: EpochMetrics | None = None) -> None:
+        """Keep what is new; an epoch that is told again replaces itself."""
+        self.run_id = run_id or self.run_id
+        if metrics is not None:
+            self.curve = [epoch for epoch in self.curve if epoch["epoch"] < metrics.epoch] + [asdict(metrics)]
+        write_text(self.file, json.dumps({"what": self.what, "run_id": self.run_id, "curve": self.curve}))

@@ -21,18 +21,22 @@ import platform
 import re
 import shutil
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunesearch import __version__
-from tunesearch.errors import LedgerBusy, Problem, SearchNameError, nearest
+from tunesearch.errors import LedgerBusy, LedgerError, Problem, SearchNameError, nearest
 from tunesearch.experiment import Experiment
 from tunesearch.search.mirror import Mirror
 from tunesearch.search.samplers import derived_seed
@@ -108,6 +112,11 @@ class TrialRecord:
         """Best mean IoU on the validation set over the committed epochs."""
         return max((record.metrics.val_miou for record in self.epochs.values()), default=None)
 
+    def best_epoch(self, metric: str) -> EpochRecord:
+        """The first epoch that has the best value; there must be an epoch."""
+        records = [record for _, record in sorted(self.epochs.items())]
+        return next((record for record in records if getattr(record.metrics, metric) == self.best), records[-1])
+
     def as_dict(self) -> dict[str, Any]:
         """The row of ``--json``."""
         return {
@@ -170,8 +179,15 @@ def require_free_name(storage: Path, name: str) -> None:
 
 def searches(storage: Path) -> list[str]:
     """Names of the searches in a storage folder, oldest first."""
-    found = sorted(storage.glob("*/ledger.db"), key=lambda path: path.stat().st_ctime) if storage.is_dir() else []
+    # experiment.yaml is written once, when the search is made.
+    found = sorted(storage.glob("*/experiment.yaml"), key=lambda path: path.stat().st_mtime) if storage.is_dir() else []
     return [path.parent.name for path in found if not path.parent.name.startswith(".")]
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The frozen experiment of a search's folder."""
+    file = folder / "experiment.yaml"
+    return Experiment.from_document(YAML(typ="safe").load(file.read_text("utf-8")), where=str(file))
 
 
 class Ledger:
@@ -189,21 +205,24 @@ class Ledger:
         self._lock = filelock.FileLock(folder / "driver.lock")
         if drive:
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=2)  # a glance of ``driven`` holds it for a moment
             except filelock.Timeout:
                 raise LedgerBusy(Problem(f"search {self.name}", "another process is driving it")) from None
-        self.experiment = Experiment.from_document(
-            YAML(typ="safe").load((folder / "experiment.yaml").read_text("utf-8"))
-        )
-        self.split = Split.load(folder / "split.json")
-        self._storage = _storage(folder)
-        self._study = optuna.load_study(study_name=self.name, storage=self._storage)
-        self._study_id = self._storage.get_study_id_from_name(self.name)
         self._mirror: Mirror | None = None
-        self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
         self.trials: dict[int, TrialRecord] = {}
         self._keys: dict[str, int] = {}
-        self.refresh()
+        try:
+            self.experiment = read_experiment(folder)
+            self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
+            self.split = Split.load(folder / "split.json")
+            self._storage = _storage(folder)
+            self._study = optuna.load_study(study_name=self.name, storage=self._storage)
+            self._study_id = self._storage.get_study_id_from_name(self.name)
+            self.refresh()
+        except (OSError, YAMLError, SQLAlchemyError, StorageInternalError, ValueError, TypeError, KeyError) as error:
+            self._lock.release()
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise LedgerError(Problem(str(folder), f"must hold a whole search: {reason}")) from error
 
     @property
     def name(self) -> str:
@@ -235,6 +254,7 @@ class Ledger:
             storage=_storage(building),
             direction="maximize" if experiment.objective.mode == "max" else "minimize",
         )
+        study.set_user_attr("identity", uuid.uuid4().hex)
         study.set_user_attr("settings", settings)
         study.set_user_attr("versions", versions())
         study.set_user_attr("data_digest", split.digest)
@@ -273,6 +293,8 @@ class Ledger:
                 return False
         except filelock.Timeout:
             return True
+        except OSError:  # a folder that cannot be written has no driver that can be seen from here
+            return False
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -303,7 +325,7 @@ class Ledger:
     def _remember(self, record: TrialRecord) -> None:
         self.trials[record.number] = record
         if record.outcome != "duplicate":
-            self._keys.setdefault(_key(record.config), record.number)
+            self._keys.setdefault(self._key(record.config), record.number)
 
     def counted(self) -> list[TrialRecord]:
         """The trials that count: all but duplicates, by number."""
@@ -346,12 +368,15 @@ class Ledger:
 
     def recover(self) -> list[TrialRecord]:
         """After a death of the driver: finish what was half written. Gives the trials that were live, to go on with."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for frozen in running:
             record = self.trials[frozen.number]
             for epoch, saved in record.epochs.items():
                 if epoch not in frozen.intermediate_values:
                     self._storage.set_trial_intermediate_value(record._id, epoch, saved.best)
-            twin = self._keys.get(_key(record.config), record.number)
+        for frozen in running:
+            record = self.trials[frozen.number]
+            twin = self._keys.get(self._key(record.config), record.number)
             last = max(record.epochs, default=0)
             if record.outcome is not None:
                 self.end(record.number, record.outcome, record.message)
@@ -369,7 +394,8 @@ class Ledger:
         A configuration that equals an earlier one in effect is closed as a duplicate and another one is asked for.
         """
         search = self.experiment.search
-        for _ in range(_DUPLICATES_IN_A_ROW):
+        duplicates = 0
+        while search.sampler == "grid" or duplicates < _DUPLICATES_IN_A_ROW:
             frozen = self._mirrored().draw()
             if frozen is None:
                 return None
@@ -378,12 +404,20 @@ class Ledger:
             frozen.user_attrs["config"] = config.model_dump(mode="json")
             identity = self._storage.create_new_trial(self._study_id, template_trial=frozen)
             record = TrialRecord(number, parameters, config, _id=identity)
-            twin = self._keys.get(_key(config))
+            twin = self._keys.get(self._key(config))
             self._remember(record)
             if twin is None:
                 return record
+            duplicates += 1
             self.end(number, "duplicate", f"equals trial {twin} in effect")
         return None
+
+    def _key(self, config: TrainConfig) -> str:
+        """Equal for configurations that are equal in effect; a seed only counts where it is searched."""
+        fields = config.governing()
+        if "seed" in self.experiment.space:
+            fields["seed"] = config.seed
+        return json.dumps(fields, sort_keys=True)
 
     def _mirrored(self) -> Mirror:
         if self._mirror is None:
@@ -433,10 +467,6 @@ class Ledger:
         record.attempts += 1
         self._storage.set_trial_user_attr(record._id, "attempts", record.attempts)
         return record.attempts
-
-
-def _key(config: TrainConfig) -> str:
-    return json.dumps(config.governing(), sort_keys=True)
 
 
 def _storage(folder: Path) -> RDBStorage:

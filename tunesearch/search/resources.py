@@ -44,6 +44,8 @@ def plan_resources(
     most_cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     gpus_each = gpus if gpus is not None else (1.0 if most_gpus >= 1 else 0.0)
+    if gpus_each > 1 and gpus_each != int(gpus_each):
+        raise InputError(Problem("--gpus-per-trial", "must be whole above 1", value=f"{gpus_each:g}"))
     if cpus is not None:
         cpus_each = cpus
     elif gpus_each > 0:

@@ -90,26 +90,49 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
     problems: list[Problem] = []
     report: DataReport | None = None
     split: Split | None = None
-    if settings.code not in sys.path:
-        sys.path.insert(0, settings.code)
+    find_own_code(settings.code)
     try:
         split = freeze_split(experiment.data)
         report = check_data(experiment.data, split=split)
         report.raise_if_broken()
     except InputError as error:
         problems.extend(error.problems)
-    for check in (_check_address, _check_own_code, _check_encoders):
-        if problems and check is _check_encoders and not settings.encoder_weights:
-            break  # it may download; that can wait until the rest is mended
-        try:
-            check(experiment, settings)
-        except InputError as error:
-            problems.extend(error.problems)
+    problems += _surroundings(experiment, settings, problems)
     if problems:
         raise InputError(problems)
     assert report is not None
     assert split is not None
     return report, split, _notes(experiment)
+
+
+def check_surroundings(experiment: Experiment, settings: Settings) -> None:
+    """What a resumed search needs again: its cluster, the user's own code, the encoders' weights.
+
+    Raises:
+        InputError: every problem at once.
+    """
+    find_own_code(settings.code)
+    problems = _surroundings(experiment, settings, [])
+    if problems:
+        raise InputError(problems)
+
+
+def find_own_code(folder: str) -> None:
+    """Let modules of the user's own be imported from a folder; what is installed goes first."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _surroundings(experiment: Experiment, settings: Settings, known: list[Problem]) -> list[Problem]:
+    problems: list[Problem] = []
+    for check in (_check_address, _check_own_code, _check_encoders):
+        if (known or problems) and check is _check_encoders and not settings.encoder_weights:
+            break  # it may download; that can wait until the rest is mended
+        try:
+            check(experiment, settings)
+        except InputError as error:
+            problems.extend(error.problems)
+    return problems
 
 
 def possible(experiment: Experiment, name: str) -> list[Any]:
@@ -163,6 +186,8 @@ def _check_encoders(experiment: Experiment, settings: Settings) -> None:
 
 def _notes(experiment: Experiment) -> list[str]:
     notes = [f"try_first {index + 1} is skipped: {reason}" for index, reason in experiment.skipped_points]
+    if experiment.search.sampler == "grid" and experiment.try_first:
+        notes.append("try_first is not used: a grid tries every point anyway")
     grace = getattr(experiment.scheduler, "grace_epochs", None)
     if grace is not None and most_epochs(experiment) <= grace:
         notes.append(
@@ -232,7 +257,16 @@ def drive(
                 "code": settings.code,
             }
 
-        conductor = Conductor(ledger, assign=assign, changed=changed, deadline=deadline)
+        noted = begun
+
+        def heard(number: int) -> None:
+            nonlocal noted
+            if time.monotonic() - noted > 10:  # so that a killed session's time counts, too
+                noted = time.monotonic()
+                ledger.set_attribute("seconds", spent + noted - begun)
+            changed(number)
+
+        conductor = Conductor(ledger, assign=assign, changed=heard, deadline=deadline)
         scratch = _scratch(ledger)
         for name in ("ray", "ray.tune"):  # a trial's fault is told once, by us, under its name
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -265,14 +299,20 @@ def drive(
             except Exception:
                 if not conductor.interrupted:
                     raise
-        ledger.set_attribute("seconds", spent + time.monotonic() - begun)
-        shutil.rmtree(scratch, ignore_errors=True)
-    if conductor.interrupted:
-        return "interrupted"
-    if conductor.out_of_time and (ledger.live() or len(ledger.counted()) < ledger.experiment.search.trials):
+            finally:
+                ledger.set_attribute("seconds", spent + time.monotonic() - begun)
+                shutil.rmtree(scratch, ignore_errors=True)
+    if not conductor.interrupted and conductor.out_of_time and unfinished(ledger):
         conductor.cancel_live("the time budget was spent")
         return "time_budget"
-    return "exhausted" if conductor.exhausted else "completed"
+    if conductor.exhausted and not ledger.live():
+        return "exhausted"
+    return "interrupted" if unfinished(ledger) else "completed"
+
+
+def unfinished(ledger: Ledger) -> bool:
+    """Whether trials are live or still to be asked."""
+    return bool(ledger.live()) or len(ledger.counted()) < ledger.experiment.search.trials
 
 
 def _scratch(ledger: Ledger) -> Path:

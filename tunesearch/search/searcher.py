@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -55,6 +55,8 @@ class Conductor:
         self.running: dict[str, int] = {}
         self.stopper = build_stopper(ledger.experiment)
         for record in ledger.counted():
+            if record.outcome is not None:
+                self._tidy(record.number)
             for epoch, saved in sorted(record.epochs.items()):
                 self.stopper.record(record.number, epoch, ledger.larger_is_better(saved.best))
 
@@ -111,23 +113,24 @@ class Conductor:
         self.changed(number)
         return outcome is not None
 
-    def fault(self, number: int, error: BaseException | None) -> None:
+    def fault(self, number: int, *, lost: bool, text: str) -> None:
         """A trial's process raised or died: an error of its own ends it, a lost process is started again."""
-        lost = isinstance(error, RayActorError) or (isinstance(error, RayError) and not isinstance(error, RayTaskError))
-        text = " ".join(str(error).split()) if lost else _last_line(error)
         if lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
             self.waiting.append(number)
         else:
-            self.ledger.end(number, "lost" if lost else "failed", text[:2000])
-            if not lost:
-                (self.ledger.trial_folder(number)).mkdir(parents=True, exist_ok=True)
-                (self.ledger.trial_folder(number) / "error.txt").write_text(str(error), encoding="utf-8")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            self.ledger.end(number, "lost" if lost else "failed", lines[-1][:2000] if lines else "")
+            folder = self.ledger.trial_folder(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(text, encoding="utf-8")
+            self._tidy(number)
         self.changed(number)
 
     def cancel_live(self, reason: str) -> None:
         """Close what is still running: the time is up."""
         for record in self.ledger.live():
             self.ledger.end(record.number, "cancelled", reason)
+            self._tidy(record.number)
             self.changed(record.number)
 
     def _tidy(self, number: int) -> None:
@@ -138,19 +141,23 @@ class Conductor:
             (folder / "best.safetensors").unlink(missing_ok=True)
 
 
-def _error(trial: Any) -> BaseException | None:
-    """What a trial ended with; Ray keeps it in a file of the driver's own private session folder."""
-    if not trial.pickled_error_file or not Path(trial.pickled_error_file).is_file():
-        return None
-    with Path(trial.pickled_error_file).open("rb") as file:
-        error = cloudpickle.load(file)
-    return error if isinstance(error, BaseException) else None
+def _fault_of(trial: Any) -> tuple[bool, str]:
+    """Whether a trial's process was lost, and the text of its error.
 
-
-def _last_line(error: BaseException | None) -> str:
-    """The line of a traceback that says what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    Ray pickles errors of the trainable and deaths of its actor into the driver's own private session folder. What it
+    does not pickle (out of host memory, a lost object, a crashed worker) is an error of the surroundings. An error of
+    the user's that cannot be unpickled here is known by its text.
+    """
+    file, text = trial.pickled_error_file, ""
+    if trial.error_file and Path(trial.error_file).is_file():
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    if not file or not Path(file).is_file():
+        return True, text
+    try:
+        error = cloudpickle.loads(Path(file).read_bytes())
+    except Exception:  # whatever a foreign exception's unpickling may raise
+        return False, text
+    return isinstance(error, RayActorError), str(error)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray's classes are untyped
@@ -192,7 +199,8 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray's classes are
         return decision
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.conductor.fault(trial.config["number"], _error(trial))
+        lost, text = _fault_of(trial)
+        self.conductor.fault(trial.config["number"], lost=lost, text=text)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 from ray import tune
-from ruamel.yaml import YAML
 
 from tunesearch.errors import Infeasible
-from tunesearch.experiment import Experiment
+from tunesearch.search.ledger import read_experiment
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, decoded
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -87,11 +86,10 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
     def _build(self) -> Trainer:
         assignment = self.assignment
         search = Path(assignment["search"])
-        code = assignment["code"]
-        if code not in sys.path:  # a user's own model lies beside the search space
-            sys.path.insert(0, code)
+        if assignment["code"] not in sys.path:  # a user's own model lies beside the search space
+            sys.path.append(assignment["code"])
         torch.set_num_threads(max(1, int(assignment["cpus"])))
-        experiment = Experiment.from_document(YAML(typ="safe").load((search / "experiment.yaml").read_text("utf-8")))
+        experiment = read_experiment(search)
         split = Split.load(search / "split.json")
         config = TrainConfig.model_validate(assignment["config"])
         self.classes = resolve_classes(experiment.data)
@@ -110,6 +108,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
             folder=self.folder,
             workers=assignment["workers"],
             watch=self.watch,
+            monitor=experiment.objective.metric,
         )
         write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
         return trainer

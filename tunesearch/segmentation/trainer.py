@@ -128,6 +128,7 @@ class Trainer:
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         workers: processes that prepare batches; 0: this one.
         watch: indices into ``val`` whose best predictions are kept in ``best_predictions``.
+        monitor: the field of EpochMetrics that decides which epoch is the best; ``val_loss`` is minimised.
 
     Raises:
         Infeasible, WeightsError, InputError: as ``build_model``.
@@ -135,7 +136,7 @@ class Trainer:
     Attributes:
         outcome: how the training ended; None while it goes on.
         resumed: the metrics of the checkpoint's epoch where one was found; its epoch is not trained again.
-        best: the epoch with the best ``val_miou`` so far.
+        best: the best epoch so far, by ``monitor``.
     """
 
     def __init__(
@@ -152,8 +153,10 @@ class Trainer:
         device: str = "auto",
         workers: int = 0,
         watch: tuple[int, ...] = (),
+        monitor: str = "val_miou",
     ) -> None:
         self.config = config
+        self.monitor = monitor
         self.classes = classes
         self.background = background
         self.ignore_index = ignore_index
@@ -230,13 +233,17 @@ class Trainer:
                 images_per_second=self.train_batches.images / (trained - start),
                 finished_at=time.time(),
             )
-            if self.best is None or metrics.val_miou > self.best.val_miou:
+            if self.best is None or self._score(metrics) > self._score(self.best):
                 self.best, self.best_predictions = metrics, predictions
                 self._keep_best_weights()
             if self.epoch == self.config.epochs:
                 self.outcome = "completed"
             self._save(metrics)
             yield metrics
+
+    def _score(self, metrics: EpochMetrics) -> float:
+        value = float(getattr(metrics, self.monitor))
+        return -value if self.monitor == "val_loss" else value
 
     def _train_epoch(self, epoch: int) -> float | None:
         """Mean training loss of one pass, or None when it ended with an outcome."""
