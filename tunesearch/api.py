@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunesearch.errors import InputError, LedgerError, NoUsableTrial, Problem
+from tunesearch.errors import InputError, NoUsableTrial, Problem
 from tunesearch.experiment import load_experiment
 from tunesearch.production.export import export as write_export
 from tunesearch.production.train import train as train_configuration
@@ -375,7 +375,7 @@ def list_searches(*, storage: str | Path | None = None) -> list[SearchResult]:
 def _load_or_damaged(name: str, folder: Path) -> SearchResult:
     try:
         return load(name, storage=folder)
-    except LedgerError:
+    except InputError:
         return SearchResult(name, "damaged", "", (), None, sample=False, duplicates=0, seconds=0.0)
 
 
