@@ -60,7 +60,7 @@ def test_the_view_and_its_end(tiny_space: Path, tmp_path: Path) -> None:
     assert tracker.finish("interrupted")
     runs = {trial: run for (_, trial), run in _told(uri).items()}
     assert runs["parent"].data.metrics["best_val_miou"] == 0.4
-    assert runs["parent"].data.metrics["best_trial/val_loss"] == pytest.approx(0.6)
+    assert runs["parent"].data.metrics["search_best/val_loss"] == pytest.approx(0.6)
     assert runs["parent"].info.status == "KILLED"
     assert runs["parent"].data.tags["tunesearch.count.completed"] == "1"
     assert runs["0"].data.metrics["val_miou"] == 0.3

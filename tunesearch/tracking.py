@@ -198,7 +198,7 @@ class _View:
     def _run(self, key: str, name: str, tags: dict[str, str]) -> str:
         """The run of a key, made if there is none; its id is in the ledger before anything is logged to it."""
         if key not in self.runs:
-            started = time.time() if key == PARENT else self._started(int(key))
+            started = float(self.ledger.attribute("created_at")) if key == PARENT else self._started(int(key))
             run = self.client.create_run(
                 self.experiment_id,
                 run_name=name,
@@ -302,7 +302,11 @@ class _View:
         when = int(best.epochs[last].metrics.finished_at * 1000)
         step = len([record for record in self.ledger.counted() if record.outcome])
         metrics = [Metric(f"best_{objective}", float(best.best or 0.0), when, step)]
-        metrics += [Metric(f"best_trial/{name}", value, when, step) for name, value in at.numbers().items()]
+        figures = {
+            name: value for name, value in at.numbers().items() if name.startswith("val_") and name != "val_seconds"
+        }
+        # A section of their own, behind the curves of the trials on MLflow's page.
+        metrics += [Metric(f"search_best/{name}", value, when, step) for name, value in figures.items()]
         tags = [
             RunTag("tunesearch.best_trial", str(best.number)),
             RunTag("tunesearch.best_parameters", json.dumps(best.parameters)),
@@ -333,7 +337,9 @@ class _View:
         for record in self.ledger.live():
             if str(record.number) in self.runs:
                 self.client.set_terminated(self.runs[str(record.number)], status="KILLED")
-        self.client.set_terminated(self.parent, status=ended)
+        times = [saved.metrics.finished_at for record in self.ledger.counted() for saved in record.epochs.values()]
+        end_time = int(1000 * max([float(self.ledger.attribute("created_at")), *times]))
+        self.client.set_terminated(self.parent, status=ended, end_time=end_time)
 
 
 def _reason(error: Exception) -> str:
