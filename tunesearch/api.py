@@ -212,7 +212,7 @@ def run(
             space, overrides=[*changes, *overrides], smoke=smoke, data_root=Path(data) if data is not None else None
         )
     except InputError as error:  # said in the words that the user wrote
-        said = {f"--set {path}": flag for path, (flag, _) in flags.items()}
+        said = {f"--set {path}": flag for path, (flag, value) in flags.items() if value is not None}
         raise InputError([replace(p, where=said.get(p.where, p.where)) for p in error.problems]) from None
     folder = storage_folder(storage)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -86,6 +86,8 @@ BAD = {
     "bad set": (["run", "voc_unet", "--smoke", "--set", "train.epoch=3"], "did you mean"),
     "set without value": (["run", "voc_unet", "--smoke", "--set", "train.epochs"], "--set"),
     "local and address": (["run", "voc_unet", "--smoke", "--local", "--address", "auto"], "cannot be given with"),
+    "word for a number": (["run", "voc_unet", "--set", "search.trials=many"], "--set search.trials: must be a whole"),
+    "flag and word": (["run", "voc_unet", "--trials", "3", "--set", "train.lr=fast"], "--set train.lr"),
     "no cluster": (["run", "voc_unet", "--data", "nowhere", "--address", "127.0.0.1:1"], "a Ray cluster that answers"),
     "no address": (["run", "voc_unet", "--data", "nowhere", "--address", "the cluster"], "HOST:PORT"),
     "unknown encoder": (
@@ -157,6 +159,23 @@ def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert code == 2
     for line, said in ((3, "low < high"), (4, "did you mean 'optimizer'?"), (5, "dropout")):
         assert re.search(rf"bad\.yaml:{line}: .*{re.escape(said)}", err), err
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_space: Path) -> None:
+    """The system's own words with the path, exit code 2, no traceback."""
+    from tunesearch.experiment import load_experiment
+    from tunesearch.search.ledger import Ledger
+    from tunesearch.segmentation.data.splits import Split
+
+    split = Split(root=tmp_path, train=(), val=())
+    ledger = Ledger.create(tmp_path, "a", load_experiment(tiny_space), split, {})
+    ledger.ask()
+    ledger.close()
+    output = "/proc/nowhere/best.yaml"  # not even root can write there
+    code, _, err = _run(capsys, "export", "a", "--trial", "0", "-o", output, "--storage", tmp_path)
+    assert code == 2
+    assert "/proc/nowhere" in err
+    assert "Traceback" not in err
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,10 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
-    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except OSError as error:  # a path that is not there or not ours, a full disk
         if debug:
             raise
-        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(2)
     except Exception as error:
         if debug:

@@ -93,4 +93,5 @@ def _print(report: Any, *, sample: bool) -> None:
             console.print(Text(f"{name}: {part.images} images, {sizes}, {void:.2f} % void"))
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}"))
-    console.print(Text("no problems found" if not report.problems else f"{len(report.problems)} problems:"))
+    if not report.problems:
+        console.print(Text("no problems found"))
