@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import tunesearch
 from tunesearch.experiment import load_experiment
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
@@ -24,9 +25,9 @@ def _metrics(epoch: int, miou: float) -> EpochMetrics:
     )  # fmt: skip
 
 
-def _search(space: Path, storage: Path, name: str = "a", seed: int = 0) -> Ledger:
+def _search(space: Path, storage: Path, name: str = "a", seed: int = 0, trials: int = 4) -> Ledger:
     """Two trials: one completed with 0.4 then 0.3, one live after an epoch."""
-    experiment = load_experiment(space, overrides=[f"search.seed={seed}"])
+    experiment = load_experiment(space, overrides=[f"search.seed={seed}", f"search.trials={trials}"])
     ledger = Ledger.create(storage, name, experiment, Split(root=Path("/nowhere"), train=(), val=()), {})
     for number in range(2):
         record = ledger.ask()
@@ -115,6 +116,21 @@ def test_a_name_given_again_is_another_search(tiny_space: Path, tmp_path: Path) 
     second = _search(tiny_space, tmp_path / "runs", seed=2)
     sync(second, uri, status="completed")
     assert len(_told(uri)) == 6
+
+
+def test_a_driver_that_died_behind_the_last_trial(tiny_space: Path, tmp_path: Path) -> None:
+    """All trials have ended, nothing was closed: ``resume`` closes it without Ray or data, here and in MLflow."""
+    ledger = _search(tiny_space, tmp_path / "runs", trials=2)
+    ledger.commit_epoch(_metrics(2, 0.2), number=1, stopped=True)
+    ledger.end(1, "stopped")
+    ledger.set_attribute("status", "running")
+    ledger.close()
+    assert tunesearch.load("a", storage=tmp_path / "runs").status == "interrupted"
+    assert tunesearch.resume("a", storage=tmp_path / "runs").status == "completed"
+    assert tunesearch.load("a", storage=tmp_path / "runs").status == "completed"
+    runs = _told(default_uri(tmp_path / "runs"))
+    assert sorted(trial for _, trial in runs) == ["0", "1", "parent"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
 def test_passwords_are_not_shown() -> None:

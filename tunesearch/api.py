@@ -284,7 +284,10 @@ def resume(
     try:
         if status == "exhausted" or not unfinished(ledger):
             progress.note(f"{name} has nothing left to do")
-            return _result(ledger, "completed" if status != "exhausted" else status)
+            if status not in ("completed", "exhausted"):  # its driver died at the very end
+                status = "completed"
+                _close(ledger, settings, status)
+            return _result(ledger, status)
         check_surroundings(ledger.experiment, settings)
         if ledger.experiment.data.layout == "sample":
             find_pairs(ledger.experiment.data)  # makes it again where the cache was emptied
@@ -295,6 +298,15 @@ def resume(
         return _search(ledger, settings, progress)
     finally:
         ledger.close()
+
+
+def _close(ledger: Ledger, settings: Settings, status: str) -> None:
+    """Finish what a driver left half written behind the last trial's end, in the ledger and in MLflow."""
+    ledger.recover()
+    ledger.set_attribute("status", status)
+    tracker = Tracker(ledger, settings.tracking_uri or default_uri(ledger.folder.parent))
+    tracker.start()
+    tracker.finish(status)
 
 
 def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
