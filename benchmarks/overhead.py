@@ -80,8 +80,8 @@ class FakeTrial(tune.Trainable):
     """Reports as tunesearch's SegmentationTrial does, one step an epoch; its actor is used by many trials."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        import segmentation_models_pytorch  # noqa: F401
-        import torch  # noqa: F401
+        import segmentation_models_pytorch  # noqa: F401  # what a real trial pays for, once per process
+        import torch  # noqa: F401  # likewise
 
         self.assignment, self.epoch = config, 0
 
@@ -111,8 +111,8 @@ class PlainSpace:
 
 def plain_trial(config: dict[str, Any]) -> None:
     """The usual function trainable."""
-    import segmentation_models_pytorch  # noqa: F401
-    import torch  # noqa: F401
+    import segmentation_models_pytorch  # noqa: F401  # the same price for both sides
+    import torch  # noqa: F401  # likewise
 
     for epoch in range(1, epochs_of(config["number"]) + 1):
         tune.report(fake_metrics(config["number"], epoch, config["classes"]))
@@ -245,8 +245,8 @@ def measure(options: argparse.Namespace) -> None:
     for name in ("ray", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import mlflow  # noqa: F401  # before the clock starts, for both sides alike
-    import segmentation_models_pytorch  # noqa: F401
-    import torch  # noqa: F401
+    import segmentation_models_pytorch  # noqa: F401  # the same price for both sides
+    import torch  # noqa: F401  # likewise
 
     ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
     folder = Path.cwd()
