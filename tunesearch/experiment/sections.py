@@ -73,6 +73,9 @@ class Objective(BaseModel):
     """Measured on the validation split after every epoch; a trial counts with its best."""
     mode: Literal["max", "min"] = "max"
     """May be left out: min for val_loss, max for the others."""
+    resolution: Literal["network", "original"] = "network"
+    """Where IoU, Dice and accuracy are measured: on masks of the network's size, or, slower, on the masks as their files
+    have them, with the predictions resized."""
 
     @model_validator(mode="before")
     @classmethod
