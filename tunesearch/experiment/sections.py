@@ -74,8 +74,8 @@ class Objective(BaseModel):
     mode: Literal["max", "min"] = "max"
     """May be left out: min for val_loss, max for the others."""
     resolution: Literal["network", "original"] = "network"
-    """Where IoU, Dice and accuracy are measured: on masks of the network's size, or, slower, on the masks as their files
-    have them, with the predictions resized."""
+    """Where IoU, Dice and accuracy are measured: on masks of the network's size or, slower, on those of the files, to
+    which the predictions are resized."""
 
     @model_validator(mode="before")
     @classmethod
