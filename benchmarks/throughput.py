@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
-from tunesearch.segmentation.data.augmentation import augmentation
+from tunesearch.segmentation.data.augmentation import pipeline
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.data.layouts import Pair, resolve_classes
 from tunesearch.segmentation.data.splits import freeze_split
@@ -81,7 +81,7 @@ class UsualDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, pairs: list[Pair], config: TrainConfig) -> None:
         self.pairs, self.size = pairs, (config.size.width, config.size.height)
-        transforms = augmentation(config.augmentation_strength)
+        transforms = pipeline(config)
         normalise = albumentations.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD)
         self.transform = albumentations.Compose([*(transforms.transforms if transforms else []), normalise])
 

@@ -7,10 +7,14 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tunesearch.segmentation.trainer import EpochMetrics
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +104,22 @@ def tiny_space(tmp_path: Path) -> Path:
     (folder / "tiny_model.py").write_text(TINY_MODEL)
     (folder / "tiny.yaml").write_text(TINY_SPACE)
     return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def epoch_metrics() -> Callable[..., EpochMetrics]:
+    """Makes the metrics of an epoch whose scores are all ``miou``, the validation loss 1 minus it; others by name."""
+    from tunesearch.segmentation.trainer import EpochMetrics
+
+    def make(epoch: int, miou: float, **others: Any) -> EpochMetrics:
+        usual = {
+            "train_loss": 1.0, "val_loss": 1.0 - miou, "val_miou": miou, "val_miou_no_background": miou,
+            "val_dice": miou, "val_pixel_accuracy": miou, "val_iou": (miou, None), "lr": 0.1, "updates": epoch,
+            "train_seconds": 1.0, "val_seconds": 0.5, "images_per_second": 10.0, "finished_at": 1000.0 + epoch,
+        }  # fmt: skip
+        return EpochMetrics(epoch=epoch, **(usual | others))
+
+    return make
 
 
 @pytest.fixture(scope="session")

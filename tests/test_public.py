@@ -9,8 +9,8 @@ import tunesearch
 
 FACE = [
     "DataConfig", "EpochMetrics", "Experiment", "InputError", "NoUsableTrial", "Problem", "Progress", "SearchResult",
-    "TrainConfig", "Trainer", "TunesearchError", "__version__", "export", "list_searches", "load", "load_experiment",
-    "resume", "run", "sync", "train",
+    "TrainConfig", "Trainer", "TunesearchError", "__version__", "compare", "export", "list_searches", "load",
+    "load_experiment", "predict", "resume", "run", "sync", "train",
 ]  # fmt: skip
 
 

@@ -15,14 +15,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesearch.api import Progress, SearchResult, export, list_searches, load, resume, run, sync, train
+    from tunesearch.api import (
+        Progress,
+        SearchResult,
+        compare,
+        export,
+        list_searches,
+        load,
+        predict,
+        resume,
+        run,
+        sync,
+        train,
+    )
     from tunesearch.errors import InputError, NoUsableTrial, Problem, TunesearchError
     from tunesearch.experiment import Experiment, load_experiment
     from tunesearch.segmentation.config import DataConfig, TrainConfig
     from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 
 _HOME = {
-    "tunesearch.api": ("Progress", "SearchResult", "export", "list_searches", "load", "resume", "run", "sync", "train"),
+    "tunesearch.api": (
+        "Progress",
+        "SearchResult",
+        "compare",
+        "export",
+        "list_searches",
+        "load",
+        "predict",
+        "resume",
+        "run",
+        "sync",
+        "train",
+    ),
     "tunesearch.errors": ("InputError", "NoUsableTrial", "Problem", "TunesearchError"),
     "tunesearch.experiment": ("Experiment", "load_experiment"),
     "tunesearch.segmentation.config": ("DataConfig", "TrainConfig"),
@@ -43,10 +67,12 @@ __all__ = [
     "Trainer",
     "TunesearchError",
     "__version__",
+    "compare",
     "export",
     "list_searches",
     "load",
     "load_experiment",
+    "predict",
     "resume",
     "run",
     "sync",

@@ -12,13 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesearch.comparison import Comparison
+from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import InputError, NoUsableTrial, Problem
 from tunesearch.experiment import load_experiment
+from tunesearch.production.export import chosen
 from tunesearch.production.export import export as write_export
+from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.train import train as train_configuration
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
 from tunesearch.search.resources import Resources
-from tunesearch.search.run import Settings, check_surroundings, drive, preflight, unfinished
+from tunesearch.search.run import Settings, check_surroundings, drive, find_own_code, preflight, unfinished
 from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.trainer import EpochMetrics
@@ -28,9 +32,11 @@ from tunesearch.tracking import sync as sync_view
 __all__ = [
     "Progress",
     "SearchResult",
+    "compare",
     "export",
     "list_searches",
     "load",
+    "predict",
     "resume",
     "run",
     "storage_folder",
@@ -416,6 +422,53 @@ def export(
         return write_export(ledger, Path(output), trial=trial)
     finally:
         ledger.close()
+
+
+def predict(
+    name: str,
+    images: str | Path,
+    output: str | Path,
+    *,
+    trial: int | None = None,
+    storage: str | Path | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Write a mask for a picture, or for each in a folder, by the network of a trial (None: the best).
+
+    Returns:
+        The masks' files: each as large as its picture, in the classes' colours or with their palette.
+
+    Raises:
+        InputError: no such search or trial, no weights kept, no pictures or unreadable ones.
+    """
+    ledger = Ledger.open(storage_folder(storage), name)
+    try:
+        find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+        return write_masks(ledger, chosen(ledger, trial), Path(images), Path(output), said=said)
+    finally:
+        ledger.close()
+
+
+def compare(
+    names: Sequence[str],
+    *,
+    by: Sequence[str] = (),
+    trials: Sequence[int] = (),
+    stopped: bool = False,
+    storage: str | Path | None = None,
+) -> Comparison:
+    """Compare the completed trials of searches; see :func:`tunesearch.comparison.compare`.
+
+    Raises:
+        InputError: no such search, field or trial; no trial to compare.
+    """
+    folder = storage_folder(storage)
+    with contextlib.ExitStack() as stack:
+        ledgers = []
+        for name in dict.fromkeys(names):
+            ledgers.append(Ledger.open(folder, name))
+            stack.callback(ledgers[-1].close)
+        return compare_trials(ledgers, by=tuple(by), trials=tuple(trials), stopped=stopped)
 
 
 def train(

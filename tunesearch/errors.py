@@ -108,12 +108,12 @@ class NoUsableTrial(TunesearchError):
         self.result = result
 
 
-def nearest(name: object, valid: Iterable[object]) -> str:
-    """``did you mean 'lr'?``, or the list of what is valid, or nothing when there is nothing to say."""
+def nearest(name: object, valid: Iterable[object], *, listed: bool = True) -> str:
+    """``did you mean 'lr'?``, or the list of what is valid (unless not ``listed``), or nothing to say."""
     names = [str(item) for item in valid]
     match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if match:
         return f"did you mean {match[0]!r}?"
-    if names and len(names) <= 30:
+    if listed and names and len(names) <= 30:
         return "valid: " + ", ".join(names)
     return ""

@@ -199,6 +199,23 @@ def test_data_check_prints_the_classes_and_saves_a_picture(tmp_path: Path, capsy
         assert picture.width > 200
 
 
+def test_data_check_says_the_class_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: total area over the class's, from the pixels in the same JSON; the table shows what the JSON has."""
+    arguments = ("data", "check", "voc_unet", "--smoke", "-o", tmp_path / "check.png")
+    code, out, _ = _run(capsys, *arguments, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert list(found["class_weights"]) == ["inverse_frequency", "median_frequency", "area", "image_mean"]
+    pixels = found["parts"]["train"]["pixels"]
+    assert found["class_weights"]["area"] == pytest.approx([sum(pixels) / count for count in pixels], rel=1e-6)
+
+    _, out, _ = _run(capsys, *arguments)
+    assert "class weights of the whole training part at original resolution" in out
+    for index, name in enumerate(found["classes"]):
+        shown = [f"{kind[index]:.4g}" for kind in found["class_weights"].values()]
+        assert any(line.replace("│", " ").split() == [str(index), *name.split(), *shown] for line in out.splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own

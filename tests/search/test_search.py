@@ -217,3 +217,104 @@ def test_a_cluster_that_is_there_is_used(tiny_space: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert [trial["outcome"] for trial in json.loads(done.stdout)["trials"]] == ["completed"] * 2
     assert ray.cluster_resources()["CPU"] == 2
+
+
+# ------------------------------------------------------------------------------------ folds, original size, early stop
+
+
+def test_a_search_over_folds(tiny_space: Path, tmp_path: Path) -> None:
+    """Three folds at the masks' own size. Oracles: the mean of what each fold has; the rungs, which saw those means."""
+    overrides = ["data={layout: sample, folds: {k_fold: 3}}", "objective.resolution=original"]
+    result = tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=3, overrides=overrides)
+    assert {record.outcome for record in result.trials} <= {"completed", "stopped"}
+    for record in result.trials:
+        for epoch in record.epochs.values():
+            assert len(epoch.metrics.folds) == 3
+            assert epoch.metrics.val_miou == pytest.approx(sum(epoch.metrics.folds) / 3)
+        assert record.best == max(epoch.metrics.val_miou for epoch in record.epochs.values())
+        folder = tmp_path / "runs" / "a" / "trials" / f"{record.number:04d}"
+        effective = json.loads((folder / "effective.json").read_text())
+        # 48 + 24 scenes of the sample in three parts.
+        assert effective["folds"] == [{"train_images": 48, "val_images": 24}] * 3
+        assert (folder / "predictions.png").is_file()
+        kept = {path.name for path in folder.rglob("*.safetensors")}
+        assert kept == ({"best.safetensors"} if record.outcome == "completed" else set())
+        assert not list(folder.rglob("last.pt"))
+    _, children, _ = _runs(tmp_path / "runs")
+    assert len(children) == 3
+    with pytest.raises(tunesearch.InputError, match="trained on 3 folds"):
+        tunesearch.predict("a", tiny_space.parent, tmp_path / "masks", storage=tmp_path / "runs")
+
+
+def test_a_lost_process_goes_on_with_its_folds(tiny_space: Path, tmp_path: Path) -> None:
+    """The process dies in a later epoch of one of the folds, once. Oracle: the same trial without a death."""
+    folds = "data={layout: sample, folds: {monte_carlo: 2, val: 0.25}}"
+    calm = tunesearch.run(tiny_space, name="a", storage=tmp_path / "calm", trials=1, overrides=[folds])
+    dying = tunesearch.run(
+        tiny_space,
+        name="a",
+        storage=tmp_path / "dying",
+        trials=1,
+        overrides=[folds, "train.architecture=tiny_model:dies_once"],
+    )
+    assert (tiny_space.parent / "died").exists()
+    assert dying.trials[0].attempts == 1
+    assert [saved.metrics.folds for saved in dying.trials[0].epochs.values()] == [
+        saved.metrics.folds for saved in calm.trials[0].epochs.values()
+    ]
+
+
+def test_a_trial_that_stops_early_is_completed(tiny_space: Path, tmp_path: Path) -> None:
+    """Nothing improves by 0.9, so every trial ends after two of three epochs, and is no trial that ASHA stopped."""
+    overrides = ["train.early_stop_patience=1", "train.early_stop_delta=0.9", "scheduler=none"]
+    result = tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=2, overrides=overrides)
+    assert [(record.outcome, max(record.epochs)) for record in result.trials] == [("completed", 2)] * 2
+
+
+def test_masks_of_the_best_trial(tiny_space: Path, tmp_path: Path) -> None:
+    """Oracles: sizes of the pictures; the confusion of the validation pictures at the trial's own size."""
+    import numpy as np
+    from PIL import Image
+
+    storage, pictures = tmp_path / "runs", tmp_path / "pictures"
+    result = tunesearch.run(tiny_space, name="a", storage=storage, trials=2)
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("wide.jpg", (7, 64, 3)), ("tall.png", (90, 1, 3)), ("grey.png", (33, 20))):
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(pictures / name)
+    written = tunesearch.predict("a", pictures, tmp_path / "masks", storage=storage)
+    assert [path.name for path in written] == ["grey.png", "tall.png", "wide.png"]
+    assert [Image.open(path).size for path in written] == [(20, 33), (1, 90), (64, 7)]
+    assert {Image.open(path).mode for path in written} == {"P"}
+    assert np.asarray(Image.open(written[0])).max() < 5
+    assert tunesearch.predict("a", pictures / "wide.jpg", tmp_path / "one", storage=storage)[0].name == "wide.png"
+    stopped = [record.number for record in result.trials if record.outcome == "stopped"]
+    problems = [(tmp_path / "nothing", None, "existing picture or folder"), (tiny_space.parent, None, "no picture")]
+    problems += [(pictures, 9, "must be a trial of a")] + [(pictures, number, "not kept") for number in stopped]
+    for images, trial, rule in problems:
+        with pytest.raises(tunesearch.InputError, match=rule):
+            tunesearch.predict("a", images, tmp_path / "more", trial=trial, storage=storage)
+    (pictures / "wide.png").write_bytes((pictures / "grey.png").read_bytes())
+    with pytest.raises(tunesearch.InputError, match="wide twice"):
+        tunesearch.predict("a", pictures, tmp_path / "more", storage=storage)
+    (pictures / "wide.png").write_bytes(b"no picture")
+    with pytest.raises(tunesearch.InputError, match="cannot be read as a picture"):
+        tunesearch.predict("a", pictures / "wide.png", tmp_path / "more", storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.class_weights=[1, 2]", "5 classes"),
+        ("train.augmentation=[{HorizontalFlop: {p: 0.5}}]", "HorizontalFlip"),
+        ("train.augmentation=[{HorizontalFlip: {q: 0.5}}]", "q"),
+        ("data={layout: sample, folds: {k_fold: 80}}", "train and val have 72 together"),
+    ],
+)
+def test_what_only_the_libraries_and_the_data_can_tell(
+    tiny_space: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    """Told before anything is created."""
+    with pytest.raises(tunesearch.InputError, match=said):
+        tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=1, overrides=[override])
+    assert not (tmp_path / "runs").exists()

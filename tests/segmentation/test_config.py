@@ -10,8 +10,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from tunesearch.experiment import Objective
 from tunesearch.segmentation import config as names
-from tunesearch.segmentation.config import ARCHITECTURES, DataConfig, Size, TrainConfig
+from tunesearch.segmentation.config import ARCHITECTURES, GOVERNS, DataConfig, Size, TrainConfig, loss_terms
 
 ENCODER = {"architecture": "fpn", "encoder": "resnet18"}
 
@@ -43,12 +44,12 @@ def test_size_out_of_bounds(text: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("architecture", "unett", "architecture must be one of unet, unet_medium, unet_small, encoder_unet"),
+        ("architecture", "unett", "architecture must be one of unet, unet_medium, unet_small, unet_bn"),
         ("architecture", 3, "architecture must be one of"),
         ("architecture", "my.module:", "or an import path 'module:function'"),
-        ("loss", "hinge", "loss must be one of cross_entropy, dice, focal or an import path"),
+        ("loss", "hinges", "loss must be one of cross_entropy, focal, hinge, dice"),
         ("optimizer", "adagrad", "'adam', 'adamw', 'sgd'"),
-        ("schedule", "linear", "'none', 'time_decay' or 'cosine'"),
+        ("schedule", "linear", "'none', 'time_decay', 'exponential'"),
         ("encoder_weights", "noisy", "'imagenet' or 'none'"),
         ("lr", 0.0, "greater than 0"),
         ("lr", float("nan"), "finite number"),
@@ -121,39 +122,135 @@ def test_every_field_is_described() -> None:
 def test_names_and_literals_agree() -> None:
     fields = TrainConfig.model_fields
     assert get_args(fields["precision"].annotation) == names.PRECISIONS
-    assert get_args(fields["class_weights"].annotation) == names.CLASS_WEIGHTS
+    assert get_args(get_args(fields["class_weights"].annotation)[0]) == names.CLASS_WEIGHTS
+    for name in ("plateau_metric", "early_stop_metric"):
+        assert get_args(fields[name].annotation) == names.VAL_METRICS
+    assert get_args(Objective.model_fields["metric"].annotation) == names.VAL_METRICS
     assert get_args(fields["schedule"].annotation) == names.SCHEDULES
     assert get_args(fields["optimizer"].annotation) == names.OPTIMIZERS
 
 
 # --------------------------------------------------------------------------------------------------------- governing()
 
-ALWAYS = set(TrainConfig.model_fields) - {
-    "seed", "encoder", "encoder_weights", "finetune_fraction", "momentum", "lr_decay", "focal_gamma",
-    "decay_norms_and_biases",
+ENCODER_FIELDS = {"encoder", "encoder_weights", "finetune_fraction", "encoder_lr_factor"}
+OPTIONS = {"depth", "width", "upsampling", "double_conv", "batch_norm", "skip_connections", "residual"}
+ALWAYS = {
+    "architecture", "dropout", "initialization", "optimizer", "lr", "weight_decay", "schedule", "warmup_epochs",
+    "grad_clip", "loss", "class_weights", "hard_pixels", "batch_size", "micro_batch", "size", "normalization", "crop",
+    "scale_jitter", "expansion", "epochs", "early_stop_patience", "augmentation", "augmentation_strength", "copy_paste",
+    "precision",
 }  # fmt: skip
+"""What has an effect in the default configuration."""
 
 
 @pytest.mark.parametrize(
-    ("fields", "more"),
+    ("fields", "more", "less"),
     [
-        ({}, set()),
-        (ENCODER, {"encoder", "encoder_weights", "finetune_fraction"}),
-        ({"architecture": "own:net"}, {"encoder", "encoder_weights", "finetune_fraction"}),  # it gets the whole config
-        ({"optimizer": "sgd"}, {"momentum"}),
-        ({"optimizer": "rmsprop"}, {"momentum"}),
-        ({"optimizer": "adamw"}, set()),
-        ({"schedule": "time_decay"}, {"lr_decay"}),
-        ({"schedule": "cosine"}, set()),
-        ({"loss": "focal"}, {"focal_gamma"}),
-        ({"loss": "dice"}, set()),
-        ({"loss": "own:loss"}, {"focal_gamma"}),  # it gets the whole config
-        ({"weight_decay": 0.1}, {"decay_norms_and_biases"}),
+        ({}, set(), set()),
+        ({"architecture": "fpn", "encoder": "resnet18"}, ENCODER_FIELDS, set()),
+        (
+            {**ENCODER, "architecture": "encoder_unet"},
+            ENCODER_FIELDS | {"encoder_depth", "decoder_width", "upsampling"},
+            set(),
+        ),
+        ({**ENCODER, "architecture": "upsampling_decoder"}, ENCODER_FIELDS | {"decoder_width"}, set()),
+        ({**ENCODER, "architecture": "deconv_decoder"}, ENCODER_FIELDS, set()),
+        ({"architecture": "conv_stack"}, {"depth", "width"}, set()),
+        ({"architecture": "encoder_decoder"}, OPTIONS, set()),
+        ({"architecture": "encoder_decoder", "dropout": 0.1}, OPTIONS | {"dropout_places"}, set()),
+        (  # it gets the whole config
+            {"architecture": "own:net"},
+            ENCODER_FIELDS | OPTIONS | {"encoder_depth", "decoder_width"},
+            set(),
+        ),
+        ({"optimizer": "sgd"}, {"momentum", "nesterov"}, set()),
+        ({"optimizer": "sgd", "momentum": 0.0}, {"momentum"}, set()),
+        ({"optimizer": "rmsprop"}, {"momentum"}, set()),
+        ({"optimizer": "adamw"}, set(), set()),
+        ({"schedule": "time_decay"}, {"lr_decay"}, set()),
+        ({"schedule": "exponential"}, {"lr_gamma", "lr_hold_epochs"}, set()),
+        ({"schedule": "step"}, {"lr_gamma", "lr_step_epochs"}, set()),
+        ({"schedule": "poly"}, {"poly_power"}, set()),
+        (
+            {"schedule": "plateau"},
+            {"lr_gamma", "plateau_metric", "plateau_patience", "plateau_threshold"},
+            set(),
+        ),
+        ({"schedule": "cosine"}, set(), set()),
+        ({"loss": "focal"}, {"focal_gamma"}, set()),
+        ({"loss": "0.5*dice + focal"}, {"focal_gamma"}, set()),
+        ({"loss": "tversky"}, {"tversky_alpha"}, {"hard_pixels"}),
+        ({"loss": "dice"}, set(), {"hard_pixels"}),
+        ({"loss": "dice", "class_weights": "sample"}, set(), {"hard_pixels", "class_weights"}),
+        ({"loss": "dice + hinge", "class_weights": "sample"}, set(), set()),
+        ({"loss": "own:loss"}, {"focal_gamma", "tversky_alpha"}, set()),  # it gets the whole config
+        ({"weight_decay": 0.1}, {"decay_norms_and_biases"}, set()),
+        ({"crop": 0.5}, {"cropping", "tiled_inference"}, set()),
+        ({"crop": 0.5, "cropping": "grid"}, {"cropping", "tiled_inference", "tile_overlap"}, set()),
+        ({"crop": 0.5, "tiled_inference": True}, {"cropping", "tiled_inference", "tile_overlap"}, set()),
+        ({"early_stop_patience": 3}, {"early_stop_delta", "early_stop_metric"}, set()),
+        ({"augmentation": "flip"}, set(), {"augmentation_strength"}),
     ],
 )
-def test_only_what_has_an_effect_governs(fields: dict[str, Any], more: set[str]) -> None:
+def test_only_what_has_an_effect_governs(fields: dict[str, Any], more: set[str], less: set[str]) -> None:
     """By hand, from each field's own description."""
-    assert set(config(**fields).governing()) == ALWAYS | more
+    assert set(config(**fields).governing()) == (ALWAYS | more) - less
+
+
+def test_every_field_governs_somewhere() -> None:
+    assert set(TrainConfig.model_fields) == {"seed"} | ALWAYS | set(GOVERNS)
+
+
+# ------------------------------------------------------------------------------------------- losses, weights, windows
+
+
+@pytest.mark.parametrize(
+    ("written", "terms"),
+    [
+        ("dice", ((1.0, "dice"),)),
+        ("cross_entropy + dice", ((1.0, "cross_entropy"), (1.0, "dice"))),
+        ("0.5*cross_entropy+2 * lovasz", ((0.5, "cross_entropy"), (2.0, "lovasz"))),
+        (".25*hinge + focal", ((0.25, "hinge"), (1.0, "focal"))),
+        ("my_losses:build", ((1.0, "my_losses:build"),)),
+    ],
+)
+def test_terms_of_a_loss(written: str, terms: Any) -> None:
+    assert loss_terms(config(loss=written).loss) == terms
+
+
+@pytest.mark.parametrize(
+    "written", ["dcie", "dice +", "dice + dice", "0*dice + hinge", "-1*dice", "dice - hinge", "2*own:loss", "", 3]
+)
+def test_a_loss_that_is_none(written: Any) -> None:
+    with pytest.raises(ValidationError, match="loss"):
+        config(loss=written)
+
+
+def test_class_weights_by_hand() -> None:
+    assert config(class_weights="1, 2.5,0").class_weights == (1.0, 2.5, 0.0)
+    assert config(class_weights=[1, 3]).class_weights == (1.0, 3.0)
+    assert config(class_weights="area").class_weights == "area"
+    for wrong in ("aera", "1", "1, -2", [1], [0, 0], ["a", 2], True, 3):
+        with pytest.raises(ValidationError, match="class_weights must be"):
+            config(class_weights=wrong)
+
+
+def test_a_window_is_a_size_or_a_share() -> None:
+    assert config(size="320x240").window is None
+    assert config(size="320x240", crop="64x32").window == Size(width=64, height=32)
+    assert config(size="320x240", crop=0.8).window == Size(width=256, height=192)
+    assert config(size="32x32", crop=0.1).window == Size(width=16, height=16)  # the smallest size that there is
+    for wrong in ({"crop": "640x480"}, {"crop": 1.5}, {"cropping": "five"}, {"tiled_inference": True}):
+        with pytest.raises(ValidationError, match="crop"):
+            config(size="320x240", **wrong)
+
+
+def test_an_augmentation_is_a_name_or_a_list() -> None:
+    listed = [{"HorizontalFlip": {"p": 0.5}}, {"Rotate": None}]
+    assert config(augmentation=listed).augmentation == ({"HorizontalFlip": {"p": 0.5}}, {"Rotate": {}})
+    for wrong in ("flipp", ["HorizontalFlip"], [{"A": {}, "B": {}}], 3):
+        with pytest.raises(ValidationError, match="augmentation must be"):
+            config(augmentation=wrong)
 
 
 def test_equal_in_effect() -> None:
@@ -168,7 +265,19 @@ def test_equal_in_effect() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_has_encoder(architecture: str) -> None:
-    assert config(architecture=architecture, encoder="resnet18").has_encoder == (architecture[:4] != "unet")
+    own = {
+        "unet",
+        "unet_medium",
+        "unet_small",
+        "unet_bn",
+        "unet_deep",
+        "resunet",
+        "fcn",
+        "conv_stack",
+        "encoder_decoder",
+    }
+    own |= {"conv_deconv", "max_unpooling"}
+    assert config(architecture=architecture, encoder="resnet18").has_encoder == (architecture not in own)
 
 
 def test_importing_the_configuration_imports_nothing_heavy() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart
 from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.models.freezing import encoder_layers, freeze
-from tunesearch.segmentation.models.weights import bare_encoder
+from tunesearch.segmentation.models.library import bare_encoder
 from tunesearch.segmentation.trainer import Trainer
 
 
@@ -62,11 +62,26 @@ def test_each_norm_goes_with_the_layer_before_it(encoder: str) -> None:
         assert layer[1].num_features == layer[0].out_channels
 
 
+def test_what_an_encoder_computes_in_vain_is_no_layer_of_it() -> None:
+    """MobileNetV2 cut off at 1/8 gives the features of its first 7 blocks (1 + 2 + 5 * 3 convolutions, Sandler et al.
+    2018, table 2) and runs 7 blocks more; those keep their statistics."""
+    model = build_model(TrainConfig(architecture="pspnet", encoder="mobilenet_v2"), 3).train()
+    assert model.freezing is not None
+    assert (model.freezing.layers, model.freezing.trained) == (18, 18)
+    vain = model.network.encoder.features[7:]
+    assert len(model.freezing.frozen_norms) == sum(isinstance(module, nn.BatchNorm2d) for module in vain.modules())
+    assert not any(parameter.requires_grad for parameter in vain.parameters())
+    before = {name: tensor.clone() for name, tensor in vain.state_dict().items()}
+    model(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vain.state_dict().items())
+
+
 def test_looking_at_the_layers_changes_nothing() -> None:
     encoder = bare_encoder("mobilenet_v2").train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     encoder_layers(encoder)
-    assert encoder.training
+    assert all(module.training for module in encoder.modules())
+    assert all(p.requires_grad and p.grad is None for p in encoder.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert not any(module._forward_hooks for module in encoder.modules())
 
@@ -90,6 +105,26 @@ def test_the_decoder_is_always_trained() -> None:
     assert not any(p.requires_grad for p in model.network.encoder.parameters())
     assert all(p.requires_grad for p in model.network.decoder.parameters())
     assert all(p.requires_grad for p in model.network.segmentation_head.parameters())
+
+
+@pytest.mark.parametrize("architecture", ENCODER_ARCHITECTURES)
+def test_the_encoder_of_every_architecture_is_frozen(architecture: str) -> None:
+    """ResNet-18's 20 layers as above; PSPNet does without the last two stages of 5, shortcuts included."""
+    layers = 10 if architecture == "pspnet" else 20
+    for fraction in (0.0, 0.4, 1.0):
+        config = TrainConfig(architecture=architecture, encoder="resnet18", finetune_fraction=fraction)
+        with torch.device("meta"):
+            model = build_model(config, 3).train()
+        assert model.freezing is not None
+        assert (model.freezing.layers, model.freezing.trained) == (layers, round(fraction * layers))
+        network = model.network
+        convolutions = [module for module in network.encoder.modules() if isinstance(module, nn.Conv2d)]
+        assert sum(module.weight.requires_grad for module in convolutions) == model.freezing.trained
+        norms = [module for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert sum(module.training for module in norms) == model.freezing.trained
+        outside = set(network.parameters()) - set(network.encoder.parameters())
+        assert outside
+        assert all(parameter.requires_grad for parameter in outside)
 
 
 def test_frozen_norms_stay_in_evaluation_mode() -> None:

@@ -14,11 +14,10 @@ from torchvision.transforms.functional import normalize
 
 from tunesearch.errors import Infeasible, InputError
 from tunesearch.segmentation import config as names
-from tunesearch.segmentation.config import ARCHITECTURES, TrainConfig
-from tunesearch.segmentation.models import ARCHITECTURES as BUILT
-from tunesearch.segmentation.models import SegmentationModel, build_model
+from tunesearch.segmentation.architectures import DESCRIPTIONS
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.models import NETWORKS, SegmentationModel, build_model
 from tunesearch.segmentation.models.library import LIBRARY, encoder_problem
-from tunesearch.segmentation.models.unet import WIDTHS
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +29,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+SMALL = {"encoder_decoder": {"depth": 3, "width": 4, "batch_norm": True}, "conv_stack": {"depth": 3, "width": 4}}
+"""Where the size is ours to choose."""
+
+
 def config(architecture: str, **fields: object) -> TrainConfig:
     encoder = {} if architecture not in names.ENCODER_ARCHITECTURES else {"encoder": "mobilenet_v2"}
-    return TrainConfig.model_validate({"architecture": architecture, **encoder, **fields})
+    return TrainConfig.model_validate(
+        {"architecture": architecture, **encoder, **SMALL.get(architecture, {}), **fields}
+    )
 
 
 def trainable(model: nn.Module) -> int:
@@ -80,24 +85,99 @@ def test_parameter_counts(name: str, widths: tuple[int, ...], published: int) ->
     assert trainable(build_model(config(name), 21)) == published
 
 
-def test_the_names_of_the_configuration_are_those_of_the_table() -> None:
-    assert names.ARCHITECTURES == BUILT
-    assert tuple(WIDTHS) + tuple(LIBRARY) == BUILT
+def test_the_names_of_the_configuration_are_those_of_the_tables() -> None:
+    assert names.ARCHITECTURES == tuple(NETWORKS) == tuple(DESCRIPTIONS)
     assert tuple(LIBRARY) == names.ENCODER_ARCHITECTURES
+    fields = {option for description in DESCRIPTIONS.values() for option in description.options}
+    assert fields <= set(TrainConfig.model_fields)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+NEEDS = {  # what height and width must be multiples of: two to the number of halvings above
+    **dict.fromkeys(names.ENCODER_ARCHITECTURES, 32),
+    **{"unet": 16, "unet_medium": 8, "unet_small": 4, "unet_bn": 16, "unet_deep": 64, "resunet": 8, "fcn": 16},
+    **{"conv_stack": 1, "encoder_decoder": 8, "conv_deconv": 32, "max_unpooling": 2},
+    **{"pspnet": 8, "deeplabv3": 8, "deeplabv3plus": 16, "pan": 16},  # dilated, or cut off after three halvings
+}
+SMALLEST = {"max_unpooling": 46, "pan": 128}  # 46: worked out in the table's reverse; 8 pixels at 1/16
+
+
+@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
 def test_any_size_gives_logits_of_that_size(architecture: str) -> None:
-    """Oracle: by shape (N, C, H, W) at 70x50; and the same network run by hand on what NumPy pads with mode edge."""
+    """Oracles: by shape (N, C, H, W); the same network run by hand on what NumPy pads with mode edge; itself again."""
     model = build_model(config(architecture), 5)
-    images = pictures(70, 50)
+    assert model.multiple == NEEDS[architecture]
+    assert model.smallest == SMALLEST.get(architecture, 1)
+    images = pictures(33, 47, count=1)
     logits = run(model, images)
-    assert logits.shape == (2, 5, 70, 50)
+    assert logits.shape == (1, 5, 33, 47)
     assert logits.dtype == torch.float32
-    down, right = -70 % model.multiple, -50 % model.multiple
+    down, right = (
+        max(model.smallest - length, 0) + -max(length, model.smallest) % model.multiple for length in (33, 47)
+    )
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (0, down), (0, right)), mode="edge")
-    by_hand = run(model, torch.from_numpy(padded))[..., :70, :50]
+    by_hand = run(model, torch.from_numpy(padded))[..., :33, :47]
     torch.testing.assert_close(logits, by_hand, rtol=0, atol=1e-4)
+    assert torch.equal(run(model, images), logits)
+
+
+@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
+def test_shapes(architecture: str) -> None:
+    """On the meta device, which knows shapes alone."""
+    with torch.device("meta"):
+        model = build_model(config(architecture), 7).eval()
+        for height, width in ((50, 70), (64, 64), (16, 130), (224, 224)):
+            assert model(torch.zeros(2, 3, height, width)).shape == (2, 7, height, width)
+
+
+@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
+def test_a_training_step_reaches_every_trained_parameter(architecture: str) -> None:
+    """Images are floats in 0..255; the weights and statistics then load into another network, bit by bit."""
+    torch.manual_seed(0)
+    model = build_model(config(architecture, dropout=0.1), 5).train()
+    logits = model(pictures(64, 64).float())
+    assert logits.shape == (2, 5, 64, 64)
+    nn.functional.cross_entropy(logits, torch.randint(0, 5, (2, 64, 64))).backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    for name, parameter in trained.items():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    other = build_model(config(architecture), 5)
+    other.load_state_dict(model.state_dict())
+    images = pictures(33, 47, count=1)
+    assert torch.equal(run(model, images), run(other, images))
+
+
+@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
+def test_a_single_image_can_be_trained_with_where_the_configuration_allows_it(architecture: str) -> None:
+    """Oracle: torch's own refusal to normalise over a single value per channel."""
+    small = config(architecture)
+    assert small.smallest_batch == (2 if architecture in names.BATCHES_OF_TWO else 1)
+    with torch.device("meta"):
+        model = build_model(small, 5).train()
+        for pixels in (16, 32, 64, 128):
+            images = torch.zeros(1, 3, pixels, pixels)
+            if config(architecture, size=f"{pixels}x{pixels}").smallest_batch == 1 or architecture == "pspnet":
+                model(images)
+            else:
+                with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+                    model(images)
+            model(torch.zeros(2, 3, pixels, pixels))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": "encoder_unet", "encoder": "resnet18", "size": "32x32"},
+        {"architecture": "encoder_unet", "encoder": "resnet18", "encoder_depth": 4, "size": "64x64", "crop": "16x16"},
+        {"architecture": "encoder_decoder", "batch_norm": True, "depth": 7},
+    ],
+)
+def test_features_of_one_pixel_need_two_images(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"batch norm on features of one pixel at .*x.*: batches of at least 2 images"):
+        TrainConfig.model_validate({**fields, "batch_size": 4, "micro_batch": 1})
+    TrainConfig.model_validate({**fields, "batch_size": 4, "micro_batch": 2})
+    TrainConfig.model_validate({**fields, "batch_size": 1, "size": "256x256", "crop": None})
 
 
 @pytest.mark.parametrize("architecture", ["unet_small", "encoder_unet", "deeplabv3plus"])
@@ -139,22 +219,16 @@ def test_dropout_zeroes_whole_feature_maps_only_in_training() -> None:
     assert not (run(model, images) == bias.view(1, 3, 1, 1)).any()
 
 
-@pytest.mark.parametrize("architecture", names.ENCODER_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
 def test_dropout_reaches_every_decoder(architecture: str) -> None:
-    """Oracle: torch's own modules, found in the network; two passes in training mode then differ."""
-    model = build_model(config(architecture, dropout=0.35), 3)
-    found = {m.p for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)}
-    assert found == {0.35}
-    for module in model.modules():  # batch norm would differ too
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    """Oracle: torch's own modules, found in the network; two passes in training mode then differ, and else do not."""
+    torch.manual_seed(0)
     images = pictures(64, 64)
-    modules = [m for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
-    model.eval()
-    for module in modules:
-        module.train()
-    with torch.no_grad():
-        assert not torch.equal(model(images), model(images))
+    for dropout in (0.35, 0.0):
+        model = build_model(config(architecture, dropout=dropout), 3).train()
+        assert {m.p for m in model.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)} == {dropout}
+        with torch.no_grad():
+            assert torch.equal(model(images), model(images)) == (dropout == 0)
 
 
 def test_an_encoder_that_does_not_fit_is_infeasible() -> None:

@@ -88,3 +88,29 @@ def test_no_empty_group() -> None:
     """torch accepts one, but it would be told as a group of the training."""
     model = nn.Conv2d(3, 4, 3, bias=False)
     assert len(build_optimizer(model, TrainConfig()).param_groups) == 1
+
+
+def test_nesterov_is_torchs() -> None:
+    mine, theirs = network(), network()
+    config = TrainConfig(optimizer="sgd", lr=0.03, momentum=0.7, nesterov=True)
+    by_hand = torch.optim.SGD(theirs.parameters(), lr=0.03, momentum=0.7, nesterov=True)
+    for one, other in zip(updates(mine, build_optimizer(mine, config)), updates(theirs, by_hand), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # Without a momentum there is nothing to look ahead with, and torch refuses it: the field governs nothing then.
+    still = TrainConfig(optimizer="sgd", momentum=0.0, nesterov=True)
+    assert build_optimizer(network(), still).defaults["nesterov"] is False
+    assert "nesterov" not in still.governing()
+
+
+def test_the_encoder_may_have_its_own_learning_rate() -> None:
+    """By hand: the first convolution is the encoder; its weight and bias learn at a tenth, the rest as without."""
+    model = network()
+    config = TrainConfig(lr=0.03, encoder_lr_factor=0.1)
+    optimizer = build_optimizer(model, config, encoder=model[0])
+    rate = {id(p): (group["lr"], group["factor"]) for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {
+        name: pytest.approx((0.003, 0.1) if name.startswith("0.") else (0.03, 1.0))
+        for name, _ in model.named_parameters()
+    }
+    assert len(build_optimizer(model, TrainConfig(lr=0.03), encoder=model[0]).param_groups) == 2

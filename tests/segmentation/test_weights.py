@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tunesearch.errors import WeightsError
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.models import build_model, weights
-from tunesearch.segmentation.models.weights import bare_encoder, check_weights, load_encoder, read_weights, weights_file
+from tunesearch.segmentation.models.library import bare_encoder
+from tunesearch.segmentation.models.weights import check_weights, load_encoder, read_weights, weights_file
 
 REAL = ("mobilenet_v2", "timm-tf_efficientnet_lite0")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from tunesearch import __version__
-from tunesearch.cli import data, exporting, running, showing, spaces
+from tunesearch.cli import comparing, data, exporting, fetch, models, running, showing, spaces
 from tunesearch.errors import InputError, TunesearchError
 
 
@@ -38,12 +38,16 @@ for command in (
     showing.show,
     showing.ui,
     showing.sync,
+    comparing.compare,
     exporting.export,
+    exporting.predict,
     exporting.train,
     data.data,
+    models.models,
     spaces.spaces,
 ):
     cli.add_command(command)
+data.data.add_command(fetch.fetch)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,7 +29,7 @@ def data() -> None:
 )
 @options.as_json
 def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool, output: Path, as_json: bool) -> None:
-    """Check the data set of SPACE: partners, sizes, labels, colours, splits; print the classes, save a picture."""
+    """Check the data set of SPACE: partners, sizes, labels, colours, splits; print classes, weights; save a picture."""
     from tunesearch.api import code_folder
     from tunesearch.experiment import load_experiment
     from tunesearch.search.run import find_own_code
@@ -59,6 +59,7 @@ def _as_dict(report: Any) -> dict[str, Any]:
     return {
         "classes": [spec.name for spec in report.classes],
         "parts": {name: asdict(part) for name, part in report.parts.items()},
+        "class_weights": report.class_weights,
         "problems": [str(problem) for problem in report.problems],
         "warnings": list(report.warnings),
     }
@@ -91,6 +92,14 @@ def _print(report: Any, *, sample: bool) -> None:
             void = 100 * part.void / ((sum(part.pixels) + part.void) or 1)
             sizes = f"{part.smallest[0]}x{part.smallest[1]} to {part.largest[0]}x{part.largest[1]}"
             console.print(Text(f"{name}: {part.images} images, {sizes}, {void:.2f} % void"))
+    if report.class_weights:
+        where = "of the whole training part at original resolution; a trial measures them at its own size"
+        console.print(Text(f"class weights {where}"))
+        weights = Table("class", *report.class_weights)
+        for index, spec in enumerate(report.classes):
+            values = (kind[index] for kind in report.class_weights.values())
+            weights.add_row(f"{index} {spec.name}", *(f"{value:.4g}" for value in values))
+        console.print(weights)
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}"))
     if not report.problems:

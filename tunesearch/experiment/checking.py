@@ -20,12 +20,22 @@ from tunesearch.experiment.sections import (
     Median,
     Objective,
     SearchSettings,
+    field_hint,
 )
 from tunesearch.experiment.validation import field_problems, rule_of, validate
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.space import GRID_RULE, Choice, FloatRange, Parameter, Point, Scalar, Space, read_parameter, same, text
 
-FITTED_TOGETHER = ("architecture", "encoder", "batch_size", "micro_batch")
+FITTED_TOGETHER = (
+    "architecture",
+    "encoder",
+    "batch_size",
+    "micro_batch",
+    "cropping",
+    "tiled_inference",
+    "size",
+    "crop",
+)
 """The fields of TrainConfig's rules over several fields."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -119,7 +129,7 @@ class Checker:
             self.say("train", "must be a mapping such as {epochs: 30, size: 256x192}", value=text(raw))
         for name, value in self.train.items():
             if name not in FIELDS:
-                self.say(f"train.{name}", "is no field of TrainConfig", hint=nearest(name, FIELDS))
+                self.say(f"train.{name}", "is no field of TrainConfig", hint=field_hint(name))
             else:
                 self.check_field(name, value, f"train.{name}")
 
@@ -157,7 +167,7 @@ class Checker:
         for name, content in self.searched.items():
             path = f"parameters.{name}"
             if name not in FIELDS:
-                self.say(path, "is no field of TrainConfig", hint=nearest(name, FIELDS))
+                self.say(path, "is no field of TrainConfig", hint=field_hint(name))
                 continue
             if name in self.train:
                 line = self.document.where(f"train.{name}")
@@ -261,7 +271,6 @@ class Checker:
 
     def check_combinations(self, space: Space) -> None:
         """TrainConfig's rules over several fields must hold for whatever the space can propose."""
-        path = "parameters.architecture" if "architecture" in space else "train.architecture"
         seen: set[str] = set()
         for point in space.skeletons(FITTED_TOGETHER):
             fields = {name: value for name, value in {**self.train, **point}.items() if name in FITTED_TOGETHER}
@@ -271,7 +280,10 @@ class Checker:
                 for rule in (rule_of(found["msg"]) for found in error.errors()):
                     if rule not in seen:
                         seen.add(rule)
-                        self.say(path, rule, hint=self.encoder_hint(fields, space))
+                        named = [name for name in FITTED_TOGETHER if name in fields and name in rule.split()]
+                        name = named[-1] if named else "architecture"
+                        path = f"parameters.{name}" if name in space else f"train.{name}"
+                        self.say(path, rule, hint=self.encoder_hint(fields, space) if "encoder" in rule else "")
 
     def encoder_hint(self, fields: Mapping[str, Any], space: Space) -> str:
         if "encoder" in fields:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tunesearch.errors import nearest
 from tunesearch.segmentation.config import TrainConfig
 
 SECTIONS = (
@@ -24,6 +25,24 @@ SMOKE_SECTIONS = ("train", "search", "scheduler", "objective", "parameters", "tr
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FIELDS = tuple(TrainConfig.model_fields)
 """What may stand under ``train`` and ``parameters``."""
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "model": "architecture",
+    "backbone": "encoder",
+    "pretrained": "encoder_weights",
+    "criterion": "loss",
+    "lr_schedule": "schedule",
+    "patience": "early_stop_patience",
+    "normalisation": "normalization",
+    "crop_size": "crop",
+    "ohem": "hard_pixels",
+}
+"""What fields are called elsewhere."""
+
+
+def field_hint(name: str) -> str:
+    """The field that was probably meant."""
+    return f"did you mean {ELSEWHERE[name]!r}?" if name in ELSEWHERE else nearest(name, FIELDS)
 
 
 class SearchSettings(BaseModel):

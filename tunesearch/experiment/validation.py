@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunesearch.errors import Problem, nearest
-from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.config import ARCHITECTURES, AUGMENTATIONS, CLASS_WEIGHTS, LOSSES, TrainConfig
 from tunesearch.space import text
 
 WORDS = {
@@ -25,6 +25,14 @@ WORDS = {
     "Field required": "is missing",
 }
 """How pydantic's messages begin -> our words; the first that fits counts."""
+
+TABLES = {
+    "architecture": ARCHITECTURES,
+    "loss": LOSSES,
+    "class_weights": CLASS_WEIGHTS,
+    "augmentation": AUGMENTATIONS,
+}
+"""Fields whose value is a name of a table, or something else that cannot be listed."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -101,8 +109,12 @@ def _locate(location: Sequence[int | str], value: Any, *, missing: bool) -> tupl
 
 def field_problems(name: str, value: Any, path: str, *, where: str) -> list[Problem]:
     """What one TrainConfig field has against a value that stands at ``path``, in the line ``where``."""
-    # An encoder at hand, so that an architecture that needs one is judged by itself.
-    candidate = {"encoder": "mobilenet_v2", name: value}
+    # An encoder and a crop at hand, so that what needs one is judged by itself.
+    candidate = {"encoder": "mobilenet_v2", "crop": 1.0, name: value}
+    if name == "crop":
+        candidate["size"] = "8192x8192"
     problems = validate(TrainConfig, candidate, "", where=lambda _: where)[1]
     hint = "a size is written 256x192" if name == "size" else ""
+    if isinstance(value, str) and "must be one of" in "".join(problem.rule for problem in problems):
+        hint = nearest(value, TABLES.get(name, ()), listed=False)  # the rule lists them already
     return [replace(problem, path=path + problem.path.removeprefix(name), hint=hint) for problem in problems]

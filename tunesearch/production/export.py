@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.search.ledger import Ledger, versions
+from tunesearch.search.ledger import Ledger, TrialRecord, versions
 from tunesearch.segmentation.files import write_atomic
 
 
@@ -21,16 +21,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
     Raises:
         InputError: there is no such trial, or none with a score.
     """
-    if trial is None:
-        record = ledger.best()
-        if record is None:
-            raise InputError(Problem(f"search {ledger.name}", "has no trial with a score yet"))
-    elif trial in ledger.trials:
-        record = ledger.trials[trial]
-    else:
-        numbers = sorted(ledger.trials)
-        known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
-        raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
+    record = chosen(ledger, trial)
     objective = ledger.experiment.objective.metric
     best = record.best_epoch(objective).metrics if record.epochs else None
     return {
@@ -50,6 +41,24 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         "data": {**ledger.experiment.data.model_dump(mode="json"), "digest": ledger.split.digest},
         "versions": ledger.attribute("versions", {}),
     }
+
+
+def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
+    """The trial of a number; None: the best one.
+
+    Raises:
+        InputError: there is no such trial, or none with a score.
+    """
+    if trial is None:
+        record = ledger.best()
+        if record is None:
+            raise InputError(Problem(f"search {ledger.name}", "has no trial with a score yet"))
+        return record
+    if trial not in ledger.trials:
+        numbers = sorted(ledger.trials)
+        known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
+        raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
+    return ledger.trials[trial]
 
 
 def export(ledger: Ledger, output: Path, *, trial: int | None = None) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.resources import Resources, plan_resources
 from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, Size, TrainConfig
 from tunesearch.segmentation.data.checks import DataReport, check_data
-from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.data.layouts import resolve_classes
+from tunesearch.segmentation.data.splits import POOL, Split, folds, freeze_split
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
@@ -93,6 +94,7 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
     find_own_code(settings.code)
     try:
         split = freeze_split(experiment.data)
+        folds(experiment.data, split)  # says if there are too few images for them
         report = check_data(experiment.data, split=split)
         report.raise_if_broken()
     except InputError as error:
@@ -125,7 +127,7 @@ def find_own_code(folder: str) -> None:
 
 def _surroundings(experiment: Experiment, settings: Settings, known: list[Problem]) -> list[Problem]:
     problems: list[Problem] = []
-    for check in (_check_address, _check_own_code, _check_encoders):
+    for check in (_check_address, _check_own_code, _check_training, _check_encoders):
         if (known or problems) and check is _check_encoders and not settings.encoder_weights:
             break  # it may download; that can wait until the rest is mended
         try:
@@ -139,7 +141,7 @@ def possible(experiment: Experiment, name: str) -> list[Any]:
     """Every value that a field of choices can have in an experiment: searched, fixed, or its default."""
     if name in experiment.space:
         return list(experiment.space[name].domain.representatives())
-    return [experiment.train.get(name, TrainConfig.model_fields[name].default)]
+    return [_fixed(experiment, name)]
 
 
 def _address(settings: Settings) -> str:
@@ -170,18 +172,42 @@ def _check_own_code(experiment: Experiment, settings: Settings) -> None:
 
 
 def _check_encoders(experiment: Experiment, settings: Settings) -> None:
-    if not set(possible(experiment, "architecture")) & set(ENCODER_ARCHITECTURES):
-        return
     from tunesearch.segmentation.models.library import encoder_problem
     from tunesearch.segmentation.models.weights import check_weights
 
-    encoders = [str(encoder) for encoder in possible(experiment, "encoder") if encoder is not None]
-    if "imagenet" in possible(experiment, "encoder_weights"):
-        check_weights(encoders, source=Path(settings.encoder_weights) if settings.encoder_weights else None)
-        return
+    encoders: dict[str, bool] = {}  # name -> whether ImageNet weights are asked for with it
+    for point in experiment.space.skeletons(("architecture", "encoder", "encoder_weights")):
+        fields = {name: point.get(name, _fixed(experiment, name)) for name in ("architecture", "encoder_weights")}
+        encoder = point.get("encoder", _fixed(experiment, "encoder"))
+        if fields["architecture"] in ENCODER_ARCHITECTURES and encoder is not None:
+            encoders[str(encoder)] = encoders.get(str(encoder), False) or fields["encoder_weights"] == "imagenet"
     problems = [problem for encoder in encoders if (problem := encoder_problem(encoder, "parameters.encoder"))]
     if problems:
         raise InputError(problems)
+    loaded = [encoder for encoder, wanted in encoders.items() if wanted]
+    if loaded:
+        check_weights(loaded, source=Path(settings.encoder_weights) if settings.encoder_weights else None)
+
+
+def _check_training(experiment: Experiment, settings: Settings) -> None:
+    """What only the libraries and the data set can tell: the augmentation's transforms, one class weight per class."""
+    from tunesearch.segmentation.data.augmentation import check_augmentation
+
+    for field, check in (("augmentation", check_augmentation), ("class_weights", _check_class_weights(experiment))):
+        for value in possible(experiment, field):
+            check(TrainConfig.model_validate({"size": possible(experiment, "size")[0], field: value}))
+
+
+def _check_class_weights(experiment: Experiment) -> Callable[[TrainConfig], None]:
+    from tunesearch.segmentation.data.class_weights import check_class_weights
+
+    classes = len(resolve_classes(experiment.data))
+    return lambda config: check_class_weights(config, classes)
+
+
+def _fixed(experiment: Experiment, name: str) -> Any:
+    """The value of a field that a point leaves open."""
+    return experiment.train.get(name, TrainConfig.model_fields[name].default)
 
 
 def _notes(experiment: Experiment) -> list[str]:
@@ -334,13 +360,16 @@ def _trial_name(trial: Any) -> str:
 
 def _warm_cache(ledger: Ledger) -> None:
     """Decode the data set on this machine before the first trial asks for it, where the size is known."""
-    from tunesearch.segmentation.data.cache import decoded
+    from tunesearch.segmentation.data.cache import decoded, original_masks
 
     experiment = ledger.experiment
+    parts = ("train", "val") if experiment.data.folds is None else (POOL,)
     if "size" not in experiment.space:
         size = Size.model_validate(possible(experiment, "size")[0])
-        for part in ("train", "val"):
+        for part in parts:
             decoded(experiment.data, ledger.split, part, size)
+    if experiment.objective.resolution == "original":
+        original_masks(experiment.data, ledger.split, parts[-1])
 
 
 @contextlib.contextmanager

@@ -136,9 +136,10 @@ class Conductor:
     def _tidy(self, number: int) -> None:
         """A trial that ended needs no checkpoint to resume from; one that was stopped needs no weights either."""
         folder = self.ledger.trial_folder(number)
-        (folder / "last.pt").unlink(missing_ok=True)
-        if self.ledger.trials[number].outcome != "completed":
-            (folder / "best.safetensors").unlink(missing_ok=True)
+        for part in (folder, *folder.glob("fold-*")):
+            (part / "last.pt").unlink(missing_ok=True)
+            if self.ledger.trials[number].outcome != "completed":
+                (part / "best.safetensors").unlink(missing_ok=True)
 
 
 def _fault_of(trial: Any) -> tuple[bool, str]:

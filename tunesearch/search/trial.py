@@ -22,12 +22,13 @@ from ray import tune
 from tunesearch.errors import Infeasible
 from tunesearch.search.ledger import read_experiment
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.data.cache import DecodedPart, decoded
+from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks, decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.overlay import PanelRow, panel
 from tunesearch.segmentation.data.palette import palette
-from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.data.splits import POOL, Split, folds
 from tunesearch.segmentation.files import write_atomic, write_text
+from tunesearch.segmentation.folds import FoldedTrainer
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 
 EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
@@ -42,7 +43,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
     def setup(self, config: dict[str, Any]) -> None:
         """Only remember: a fault here could not be told from one of Ray, so the first step builds everything."""
         self.assignment = config
-        self.trainer: Trainer | None = None
+        self.trainer: Trainer | FoldedTrainer | None = None
         self.epochs: Iterator[EpochMetrics] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -83,7 +84,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _build(self) -> Trainer:
+    def _build(self) -> Trainer | FoldedTrainer:
         assignment = self.assignment
         search = Path(assignment["search"])
         if assignment["code"] not in sys.path:  # a user's own model lies beside the search space
@@ -93,23 +94,43 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         split = Split.load(search / "split.json")
         config = TrainConfig.model_validate(assignment["config"])
         self.classes = resolve_classes(experiment.data)
-        train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
-        self.watch = _watched(self.val)
         self.folder = Path(assignment["folder"])
         self.folder.mkdir(parents=True, exist_ok=True)
+        original = experiment.objective.resolution == "original"
         weights = assignment["encoder_weights"]
-        trainer = Trainer(
-            config,
-            train=train,
-            val=self.val,
-            classes=len(self.classes),
-            background=experiment.data.background,
-            encoder_weights=Path(weights) if weights else None,
-            folder=self.folder,
-            workers=assignment["workers"],
-            watch=self.watch,
-            monitor=experiment.objective.metric,
-        )
+
+        def trainer_of(train: DecodedPart, val: DecodedPart, masks: OriginalMasks | None, folder: Path) -> Trainer:
+            return Trainer(
+                config,
+                train=train,
+                val=val,
+                classes=len(self.classes),
+                background=experiment.data.background,
+                encoder_weights=Path(weights) if weights else None,
+                folder=folder,
+                workers=assignment["workers"],
+                watch=_watched(val),
+                monitor=experiment.objective.metric,
+                originals=masks,
+            )
+
+        trainer: Trainer | FoldedTrainer
+        if experiment.data.folds is None:
+            train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
+            masks = original_masks(experiment.data, split, "val") if original else None
+            trainer = trainer_of(train, self.val, masks, self.folder)
+        else:
+            pool = decoded(experiment.data, split, POOL, config.size)
+            masks = original_masks(experiment.data, split, POOL) if original else None
+            trainers = []
+            for fold, (train_rows, val_rows) in enumerate(folds(experiment.data, split)):
+                folder = self.folder / f"fold-{fold}"
+                folder.mkdir(exist_ok=True)
+                val, truth = pool.take(val_rows), masks.take(val_rows) if masks is not None else None
+                trainers.append(trainer_of(pool.take(train_rows), val, truth, folder))
+                self.val = self.val if fold else val  # the pictures are the first fold's
+            trainer = FoldedTrainer(trainers, folder=self.folder)
+        self.watch = _watched(self.val)
         write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
         return trainer
 

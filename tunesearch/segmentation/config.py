@@ -266,8 +266,8 @@ class TrainConfig(BaseModel):
     normalization: Literal["auto", "measured"] = "auto"
     """Mean and deviation per channel: those that the encoder's weights were trained with (ImageNet's without an
     encoder), or those of the training split."""
-    crop: Size | None = None
-    """Training sees windows of this size; null: whole images."""
+    crop: Size | Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Training sees windows of this size, or of this share of either side of ``size``; null: whole images."""
     cropping: Literal["random", "five", "grid"] = "random"
     """Which windows: one at random per image and epoch; the four corners and the centre; or all of a grid."""
     tiled_inference: bool = False
@@ -305,16 +305,37 @@ class TrainConfig(BaseModel):
         if self.architecture in ENCODER_ARCHITECTURES and self.encoder is None:
             raise ValueError(f"architecture {self.architecture!r} needs an encoder, such as mobilenet_v2")
         smallest = min(self.batch_size, self.micro_batch or self.batch_size)
-        if self.architecture in BATCHES_OF_TWO and smallest < 2:
+        if smallest < self.smallest_batch:
+            if self.architecture in BATCHES_OF_TWO:
+                raise ValueError(
+                    f"{self.architecture} has batch norm on pooled features: batches of at least 2 images needed"
+                )
             raise ValueError(
-                f"{self.architecture} has batch norm on pooled features: batches of at least 2 images needed"
+                f"{self.architecture} has batch norm on features of one pixel at {self.window or self.size}: "
+                "batches of at least 2 images, or a larger size, needed"
             )
         if self.crop is None and (self.cropping != "random" or self.tiled_inference):
             what = "tiled_inference" if self.cropping == "random" else f"cropping {self.cropping!r}"
             raise ValueError(f"{what} needs a crop, such as crop: 256x256")
-        if self.crop is not None and (self.crop.width > self.size.width or self.crop.height > self.size.height):
-            raise ValueError(f"crop {self.crop} must not be larger than size {self.size}")
+        window = self.window
+        if window is not None and (window.width > self.size.width or window.height > self.size.height):
+            raise ValueError(f"crop {window} must not be larger than size {self.size}")
         return self
+
+    @property
+    def window(self) -> Size | None:
+        """``crop`` in pixels."""
+        if self.crop is None or isinstance(self.crop, Size):
+            return self.crop
+        width, height = (max(16, round(self.crop * side)) for side in (self.size.width, self.size.height))
+        return Size(width=width, height=height)
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images that a forward pass of the training needs: 2 where a batch norm sees one pixel of each, else 1."""
+        window = self.window or self.size
+        one_pixel = ONE_PIXEL[self.architecture](self) if self.architecture in ONE_PIXEL else 0
+        return 2 if self.architecture in BATCHES_OF_TWO or max(window.width, window.height) <= one_pixel else 1
 
     @property
     def has_encoder(self) -> bool:
@@ -349,6 +370,16 @@ def _has_term(*names: str) -> Callable[[TrainConfig], bool]:
 def _class_weights_govern(config: TrainConfig) -> bool:
     return config.class_weights != "sample" or _has_term(*PIXEL_LOSSES)(config)
 
+
+ONE_PIXEL: dict[str, Callable[[TrainConfig], int]] = {
+    "unet": lambda config: 16,
+    "unet_bn": lambda config: 16,
+    "encoder_decoder": lambda config: 2**config.depth if config.batch_norm else 0,
+    "conv_deconv": lambda config: 32,
+    **dict.fromkeys(ENCODER_ARCHITECTURES, lambda config: 32),
+    **dict.fromkeys(("encoder_unet", "unetplusplus"), lambda config: 2**config.encoder_depth),
+}
+"""Up to which size in pixels the deepest batch norm of an architecture sees one pixel."""
 
 _ENCODER = _on("architecture", *ENCODER_ARCHITECTURES)
 _STACKED = _on("architecture", "encoder_decoder", "conv_stack")
@@ -410,21 +441,23 @@ class ClassSpec(BaseModel):
     colors: tuple[Color, ...] = ()
 
 
-class KFold(BaseModel):
-    """Seeded k-fold cross-validation over what is training and validation together."""
+class Folds(BaseModel):
+    """Cross-validation over what is training and validation together: seeded k-fold, or repeated seeded draws."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    k_fold: int = Field(ge=2, le=100)
-
-
-class MonteCarlo(BaseModel):
-    """Repeated seeded draws of a validation share from what is training and validation together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    monte_carlo: int = Field(ge=2, le=100)
+    k_fold: int | None = Field(default=None, ge=2, le=100)
+    """Parts, each of which is the validation of one training."""
+    monte_carlo: int | None = Field(default=None, ge=2, le=100)
+    """Draws of a validation share."""
     val: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """For monte_carlo: that share."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Folds:
+        if (self.k_fold is None) == (self.monte_carlo is None):
+            raise ValueError("must be {k_fold: 5} or {monte_carlo: 4, val: 0.2}")
+        return self
 
 
 class DataConfig(BaseModel):
@@ -451,7 +484,7 @@ class DataConfig(BaseModel):
     """The validation list or share; null: ``val`` in the voc layout, a share of 0.2 in folders."""
     test: PartSource | None = None
     """A list, or a seeded share of what is not training; set aside at the start, no trial ever sees it."""
-    folds: KFold | MonteCarlo | None = None
+    folds: Folds | None = None
     """``{k_fold: 5}`` or ``{monte_carlo: 4, val: 0.2}``: train every trial on each fold, its score is their mean."""
     split_seed: int = Field(default=0, ge=0)
     """Of the seeded shares and folds."""

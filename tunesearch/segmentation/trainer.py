@@ -25,16 +25,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
-from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.data.cache import DecodedPart
-from tunesearch.segmentation.data.class_weights import class_pixels, inverse_frequency
+from tunesearch.segmentation.config import VAL_METRICS, TrainConfig
+from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks
+from tunesearch.segmentation.data.class_weights import class_weights
 from tunesearch.segmentation.data.loader import train_loader, val_loader
+from tunesearch.segmentation.data.statistics import mean_and_std
 from tunesearch.segmentation.files import write_atomic
+from tunesearch.segmentation.inference import resized_labels, tiles, window_logits
 from tunesearch.segmentation.losses import build_loss
 from tunesearch.segmentation.metrics import ConfusionMatrix, scores
 from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.optimizers import build_optimizer
-from tunesearch.segmentation.schedules import lr_factor
+from tunesearch.segmentation.schedules import lr_factor, stops_early
 
 TrainerOutcome = Literal["completed", "diverged", "out_of_memory"]
 P = ParamSpec("P")
@@ -60,6 +62,7 @@ class EpochMetrics:
         val_seconds: of the validation pass.
         images_per_second: in the training pass.
         finished_at: Unix time at the epoch's end.
+        folds: with folds, the monitored metric of each (the others are means over them); else empty.
     """
 
     epoch: int
@@ -76,19 +79,41 @@ class EpochMetrics:
     val_seconds: float
     images_per_second: float
     finished_at: float
+    folds: tuple[float, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochMetrics:
         """The inverse of ``dataclasses.asdict``, also after JSON."""
-        return cls(**{**values, "val_iou": tuple(values["val_iou"])})
+        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("val_iou", "folds") if name in values}
+        return cls(**{**values, **lists})
 
     def numbers(self) -> dict[str, float]:
         """Every scalar by name, for a tracker."""
         return {
             field.name: float(getattr(self, field.name))
             for field in fields(self)
-            if field.name not in ("epoch", "val_iou", "finished_at")
+            if field.name not in ("epoch", "val_iou", "finished_at", "folds")
         }
+
+
+class _Rng:
+    """A training's own place in torch's global random numbers, so that several may take turns in one process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.keep()
+
+    def keep(self) -> None:
+        """Remember where the numbers stand."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        self.states: tuple[Tensor, Tensor | None] = torch.get_rng_state(), cuda
+
+    def take(self) -> None:
+        """Go on from there."""
+        cpu, cuda = self.states
+        torch.set_rng_state(cpu)
+        if cuda is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, self.device)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -129,12 +154,14 @@ class Trainer:
         workers: processes that prepare batches; 0: this one.
         watch: indices into ``val`` whose best predictions are kept in ``best_predictions``.
         monitor: the field of EpochMetrics that decides which epoch is the best; ``val_loss`` is minimised.
+        originals: the masks of ``val`` at the sizes of their files, to measure IoU, Dice and accuracy at; None: these
+            are measured at ``config.size``.
 
     Raises:
-        Infeasible, WeightsError, InputError: as ``build_model``.
+        Infeasible, WeightsError, InputError: as ``build_model``; the augmentation, the class weights.
 
     Attributes:
-        outcome: how the training ended; None while it goes on.
+        outcome: how the training ended, early stopping being a completion; None while it goes on.
         resumed: the metrics of the checkpoint's epoch where one was found; its epoch is not trained again.
         best: the best epoch so far, by ``monitor``.
     """
@@ -154,6 +181,7 @@ class Trainer:
         workers: int = 0,
         watch: tuple[int, ...] = (),
         monitor: str = "val_miou",
+        originals: OriginalMasks | None = None,
     ) -> None:
         self.config = config
         self.monitor = monitor
@@ -166,21 +194,24 @@ class Trainer:
         self.dtype = pick_precision(config, self.device)
         self.channels_last = self.device.type != "mps"
 
+        self.originals = originals
+
         torch.manual_seed(config.seed)
         model = build_model(config, classes, encoder_weights=encoder_weights).to(self.device)
+        if config.normalization == "measured":
+            model.normalise_by(*mean_and_std(train.images))
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
-        weight = None
-        if config.class_weights == "inverse_frequency":
-            weight = torch.from_numpy(inverse_frequency(class_pixels(train.masks, classes))).to(self.device)
-        self.loss = build_loss(config, ignore_index=ignore_index, weight=weight).to(self.device)
-        self.optimizer = build_optimizer(model, config)
+        weight = class_weights(config, train.masks, classes)
+        tensor = None if weight is None else torch.from_numpy(weight).to(self.device)
+        self.loss = build_loss(config, ignore_index=ignore_index, weight=tensor).to(self.device)
+        self.encoder: nn.Module | None = getattr(model.network, "encoder", None) if model.freezing else None
+        self.optimizer = build_optimizer(model, config, encoder=self.encoder)
         self.grad_clip = config.grad_clip
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        self.train_size = train.images.shape[1:3]  # (H, W)
         pin = self.device.type == "cuda"
-        self.train_batches = train_loader(train, config, workers=workers, pin_memory=pin)
+        self.train_batches = train_loader(train, config, background=background, workers=workers, pin_memory=pin)
         self.val_images = len(val)
         self.val_batches = val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
         self.total_updates = config.epochs * len(self.train_batches)
@@ -191,7 +222,10 @@ class Trainer:
         self.best_predictions: npt.NDArray[np.uint8] | None = None
         self.outcome: TrainerOutcome | None = None
         self.resumed: EpochMetrics | None = None
+        self._curve: list[dict[str, float]] = []
+        """The VAL_METRICS of every finished epoch, which the plateau and early stopping look at."""
         self._best_weights: dict[str, Tensor] | None = None
+        self._rng = _Rng(self.device)
         if folder is not None:
             self._restore(folder / "last.pt")
 
@@ -200,9 +234,11 @@ class Trainer:
     def epochs(self) -> Iterator[EpochMetrics]:
         """Train to the end, one epoch at a time; the checkpoint of an epoch is on disk before its metrics are given.
 
-        Ends early, with :attr:`outcome` set, when the loss is no finite number or the memory does not suffice.
+        Ends early, with :attr:`outcome` set, when the loss is no finite number or the memory does not suffice, and as
+        completed when ``early_stop_metric`` has not improved for long enough.
         """
-        while self.epoch < self.config.epochs:
+        while self.outcome is None:
+            self._rng.take()
             start = time.perf_counter()
             train_loss = self._train_epoch(self.epoch + 1)
             if train_loss is None:
@@ -226,20 +262,29 @@ class Trainer:
                 val_dice=val.dice,
                 val_pixel_accuracy=val.pixel_accuracy,
                 val_iou=val.iou,
-                lr=self.optimizer.param_groups[0]["lr"] if self.optimizer.param_groups else 0.0,
+                lr=self._lr(self.updates - 1),
                 updates=self.updates,
                 train_seconds=trained - start,
                 val_seconds=time.perf_counter() - trained,
                 images_per_second=self.train_batches.images / (trained - start),
                 finished_at=time.time(),
             )
+            self._rng.keep()
+            self._curve.append({name: float(getattr(metrics, name)) for name in VAL_METRICS})
             if self.best is None or self._score(metrics) > self._score(self.best):
                 self.best, self.best_predictions = metrics, predictions
                 self._keep_best_weights()
-            if self.epoch == self.config.epochs:
+            if self.epoch >= self.config.epochs or self._has_stopped_early():
                 self.outcome = "completed"
             self._save(metrics)
             yield metrics
+
+    def _has_stopped_early(self) -> bool:
+        return stops_early(self.config, self._values("early_stop_metric"))
+
+    def _values(self, field: str) -> list[float]:
+        """The curve of the metric that the configuration's ``field`` names."""
+        return [epoch[getattr(self.config, field)] for epoch in self._curve]
 
     def _score(self, metrics: EpochMetrics) -> float:
         value = float(getattr(metrics, self.monitor))
@@ -253,7 +298,7 @@ class Trainer:
         for step, (images, masks) in enumerate(self.train_batches.epoch(epoch), start=1):
             lr = self._lr(self.updates)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             updated = self._within_memory(self._update, images, masks)
             if updated is None:
                 return None
@@ -268,9 +313,9 @@ class Trainer:
         return float(total / weight.clamp_min(1e-12))
 
     def _lr(self, t: int) -> float:
-        """The learning rate of the update after ``t`` updates."""
+        """The learning rate of the update after ``t`` updates, as the parameters outside the encoder have it."""
         first: float = self.optimizer.defaults["lr"]
-        return first * lr_factor(self.config, t, self.total_updates)
+        return first * lr_factor(self.config, t, self.total_updates, self._values("plateau_metric"))
 
     def _within_memory(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """``work(...)``, with half the micro-batch as often as memory asks; None, with an outcome, at the floor."""
@@ -278,10 +323,10 @@ class Trainer:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return work(*args, **kwargs)
             # Outside the handler: its traceback would keep the failed graph's memory alive.
-            if self.micro_batch <= self._smallest_micro_batch():
+            if self.micro_batch <= self.config.smallest_batch:
                 self.outcome = "out_of_memory"
                 return None
-            self.micro_batch = max(self.micro_batch // 2, self._smallest_micro_batch())
+            self.micro_batch = max(self.micro_batch // 2, self.config.smallest_batch)
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -295,10 +340,9 @@ class Trainer:
         for part, truth in zip(self._micro(images), self._micro(masks), strict=True):
             with self._autocast():
                 logits = self.model(part)
-            scale = self.loss.share(truth) / share.clamp_min(1e-12) if len(truth) < len(masks) else 1.0
-            loss = self.loss(logits, truth) * scale
+            loss = self.loss.part(logits, truth, masks)
             if loss.requires_grad:
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if self.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -321,12 +365,15 @@ class Trainer:
             images = images.to(self.device, non_blocking=True)
             masks = masks.to(self.device, non_blocking=True).long()
             with self._autocast():
-                logits = torch.cat([self.model(part) for part in self._micro(images)])
+                logits = torch.cat([self._logits(part) for part in self._micro(images)])
             share = self.loss.share(masks)
             total += self.loss(logits, masks) * share
             weight += share
             prediction = logits.argmax(dim=1)  # (N, H, W)
-            confusion.add(masks, prediction)
+            if self.originals is None:
+                confusion.add(masks, prediction)
+            else:
+                self._score_originals(confusion, logits, first)
             for index in self.watch:
                 if first <= index < first + len(masks):
                     watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
@@ -334,16 +381,28 @@ class Trainer:
         pictures = np.stack([watched[index] for index in self.watch]) if self.watch else None
         return float(total / weight.clamp_min(1e-12)), confusion.numpy(), pictures
 
+    def _logits(self, images: Tensor) -> Tensor:
+        """As predictions are made: of the whole images, or of overlapping windows."""
+        if not self.config.tiled_inference:
+            logits: Tensor = self.model(images)
+            return logits
+        assert self.config.window is not None
+        return window_logits(self.model, images, crop=self.config.window, overlap=self.config.tile_overlap)
+
+    def _score_originals(self, confusion: ConfusionMatrix, logits: Tensor, first: int) -> None:
+        """Count logits (N, C, H, W) of the validation images from ``first`` on at the sizes of their files."""
+        assert self.originals is not None
+        for index, one in enumerate(logits, start=first):
+            truth = torch.from_numpy(self.originals[index].copy()).to(self.device)  # (H0, W0)
+            confusion.add(truth, resized_labels(one, (truth.shape[0], truth.shape[1])))
+
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _micro(self, batch: Tensor) -> list[Tensor]:
         """Micro-batches of nearly equal size: no remainder of a single image that a batch norm could not take."""
-        parts = min(math.ceil(len(batch) / self.micro_batch), len(batch) // self._smallest_micro_batch())
+        parts = min(math.ceil(len(batch) / self.micro_batch), len(batch) // self.config.smallest_batch)
         return list(batch.tensor_split(max(parts, 1)))
-
-    def _smallest_micro_batch(self) -> int:
-        return 2 if self.config.architecture in ("pspnet", "deeplabv3plus") else 1
 
     # ---------------------------------------------------------------------------------------------- checkpoint, weights
 
@@ -357,11 +416,11 @@ class Trainer:
             "outcome": self.outcome,
             "metrics": asdict(metrics),
             "best": asdict(self.best) if self.best else None,
+            "curve": self._curve,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "rng": self._rng.states,
         }
         save_checkpoint(self.folder / "last.pt", state)
 
@@ -376,9 +435,10 @@ class Trainer:
         self.micro_batch, self.outcome = state["micro_batch"], state["outcome"]
         self.resumed = EpochMetrics.from_dict(state["metrics"])
         self.best = EpochMetrics.from_dict(state["best"]) if state["best"] else None
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        self._curve = state["curve"]
+        self._rng.states = state["rng"]
+        if self.outcome == "completed" and self.epoch < self.config.epochs and not self._has_stopped_early():
+            self.outcome = None  # it was complete at fewer epochs than are asked for now
 
     def _keep_best_weights(self) -> None:
         # Clones, because tied weights, which share their memory, are refused by safetensors.
@@ -405,11 +465,9 @@ class Trainer:
         model, groups = self.model, self.optimizer.param_groups
         parameters = list(model.parameters())
         freezing = model.freezing
-        augmentation = self.train_batches.augmentation
-        weight = getattr(self.loss, "weight", None)
         return {
             "network": type(model.network).__name__,
-            "encoder": type(getattr(model.network, "encoder", None)).__name__ if freezing else None,
+            "encoder": type(self.encoder).__name__ if self.encoder is not None else None,
             "parameters": sum(p.numel() for p in parameters),
             "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             "encoder_layers": freezing.layers if freezing else None,
@@ -435,14 +493,10 @@ class Trainer:
             "lr_last": self._lr(self.total_updates - 1),
             "total_updates": self.total_updates,
             "grad_clip": self.grad_clip,
-            "loss": type(self.loss).__name__,
-            "loss_gamma": getattr(self.loss, "gamma", None),
-            "class_weights": weight.tolist() if isinstance(weight, Tensor) else None,
-            "augmentation": augmentation.to_dict()["transform"] if augmentation is not None else None,
-            "batch_size": self.train_batches.batch_size,
+            "loss": self.loss.describe(),
             "micro_batch": self.micro_batch,
-            "size": {"width": self.train_size[1], "height": self.train_size[0]},
-            "train_images": self.train_batches.images,
+            **self.train_batches.describe(),
+            "tiles": None if (places := tiles(self.config)) is None else [list(place) for place in places],
             "val_images": self.val_images,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "precision": str(self.dtype).removeprefix("torch."),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from tunesearch.errors import DataError
 from tunesearch.segmentation.config import DataConfig, Size
 from tunesearch.segmentation.data import cache as cache_module
-from tunesearch.segmentation.data.cache import decoded, resize_image, resize_mask
+from tunesearch.segmentation.data.cache import decoded, original_masks, resize_image, resize_mask
 from tunesearch.segmentation.data.splits import freeze_split
 
 SIZE = Size(width=24, height=16)  # four times the fixture's 6x4
@@ -39,7 +40,7 @@ def test_arrays(voc_config: DataConfig, cache: Path) -> None:
 
 def test_arrays_are_mapped_and_read_only(voc_config: DataConfig) -> None:
     part = decoded(voc_config, freeze_split(voc_config), "val", SIZE)
-    assert isinstance(part.images, np.memmap)
+    assert isinstance(part.images.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         part.masks[0] = 0
 
@@ -123,6 +124,7 @@ def test_leftovers_of_a_killed_builder_do_no_harm(voc_config: DataConfig) -> Non
 BUILDER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from tunesearch.segmentation.config import DataConfig, Size
 from tunesearch.segmentation.data import cache
 from tunesearch.segmentation.data.splits import freeze_split
@@ -186,3 +188,48 @@ def test_a_folder_that_cannot_be_written(voc_config: DataConfig, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"the cache cannot be written: .*TUNESEARCH_CACHE"):
         decoded(voc_config, freeze_split(voc_config), "train", SIZE, folder=tmp_path / "file")
+
+
+# ----------------------------------------------------------------------------------------------- rows, original masks
+
+
+def test_rows_share_the_whole_parts_arrays(voc_config: DataConfig) -> None:
+    """Oracle: NumPy's own indexing of the whole arrays."""
+    whole = decoded(voc_config, freeze_split(voc_config), "train+val", SIZE)
+    part = whole.take([4, 0, 5])
+    assert part.ids == ("e", "a", "f")
+    assert len(part) == len(part.images) == 3
+    assert part.images.shape == (3, 16, 24, 3)
+    assert np.array_equal(part.images[1], whole.images[0])
+    assert np.array_equal(part.images[[0, 2]], np.asarray(whole.images)[[4, 5]])
+    assert np.array_equal(np.stack(list(part.masks)), np.asarray(whole.masks)[[4, 0, 5]])
+    assert np.shares_memory(part.images[0], whole.images)
+    other = pickle.loads(pickle.dumps(part))  # as it goes to a worker: the entry's name and the rows
+    assert other.ids == part.ids
+    assert np.array_equal(np.stack(list(other.images)), np.stack(list(part.images)))
+    assert len(pickle.dumps(part)) < 1000
+
+
+def test_original_masks_are_as_in_the_files(folders: Path, save: Any) -> None:
+    """Masks of several sizes, 255 and all; oracle: the files' arrays. Built once, then found."""
+    shapes = [(7, 5), (1, 9), (12, 3)]
+    truth = []
+    for number, shape in enumerate(shapes):
+        mask = (np.arange(shape[0] * shape[1]) % 3).astype(np.uint8).reshape(shape)
+        mask[0, 0] = 255
+        truth.append(mask)
+        save(folders / "images" / f"{number}.png", np.zeros((*shape, 3), np.uint8))
+        save(folders / "masks" / f"{number}.png", mask)
+    data = DataConfig(layout="folders", root=folders, classes=3, val=0.3)
+    split = freeze_split(data)
+    masks = original_masks(data, split, "train+val")
+    assert len(masks) == 10
+    by_id = {item.id: index for index, item in enumerate(split.items("train+val"))}
+    for number in range(3):
+        assert np.array_equal(masks[by_id[str(number)]], truth[number])
+    taken = masks.take([by_id["2"], by_id["0"]])
+    assert len(taken) == 2
+    assert np.array_equal(taken[1], truth[0])
+    again = original_masks(data, split, "train+val")
+    assert again.labels.base is not None
+    assert np.array_equal(again[by_id["1"]], truth[1])

@@ -30,6 +30,19 @@ def test_counts_of_a_good_data_set(voc_config: DataConfig) -> None:
     assert report.warnings == ()
 
 
+def test_class_weights_of_the_training_part(voc_config: DataConfig) -> None:
+    """By hand: a, b, c, d have 23 labelled pixels each, 4, 8, 12, 4 of class 1; in all 64 and 28 of 92. Both classes
+    are in every image, so the median of 64/92 and 28/92 is 1/2. Per image w = (c0 / norm, c0 / c1)."""
+    ones = np.array([4, 8, 12, 4])
+    zeros = 23 - ones
+    assert check_data(voc_config).class_weights == {
+        "inverse_frequency": pytest.approx((92 / 128, 92 / 56)),
+        "median_frequency": pytest.approx((46 / 64, 46 / 28)),
+        "area": pytest.approx((92 / 64, 92 / 28)),
+        "image_mean": pytest.approx(((zeros / np.hypot(zeros, ones)).mean(), (zeros / ones).mean())),
+    }
+
+
 def test_everything_wrong_is_said_at_once(voc: Path, voc_config: DataConfig, save: Save) -> None:
     images, masks = voc / "JPEGImages", voc / "SegmentationClass"
     (masks / "a.png").unlink()
@@ -105,6 +118,15 @@ def test_empty_parts(voc: Path, voc_config: DataConfig, part: str) -> None:
 def test_broken_classes_and_layout_are_said_together(tmp_path: Path) -> None:
     report = check_data(DataConfig(layout="folders", root=tmp_path / "no"))
     assert [problem.path or problem.where for problem in report.problems] == ["classes", str(tmp_path / "no")]
+    assert report.class_weights == {}
+
+
+def test_nothing_labelled_has_no_class_weights(voc: Path, voc_config: DataConfig, save: Save) -> None:
+    for name in "abcd":
+        save(voc / "SegmentationClass" / f"{name}.png", np.full((4, 6), 255, np.uint8))
+    report = check_data(voc_config)
+    assert report.class_weights == {}
+    assert "train: no pixel of class_0, class_1" in report.warnings
 
 
 VOC_IMAGES = {  # README of the VOC subset: class -> images in train, in val

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tunesearch.errors import DataError
-from tunesearch.segmentation.config import DataConfig
-from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.config import DataConfig, Folds
+from tunesearch.segmentation.data.splits import POOL, Split, folds, freeze_split
 
 
 def test_items_hold_relative_paths_and_hashes(voc: Path, voc_config: DataConfig) -> None:
@@ -89,3 +89,46 @@ def test_missing_split_and_unknown_part(tmp_path: Path, voc_config: DataConfig) 
         Split.load(tmp_path / "nothing.json")
     with pytest.raises(DataError, match="a part is one of train, val, test, but got 'root'"):
         freeze_split(voc_config).items("root")
+
+
+# ---------------------------------------------------------------------------------------------------------------- folds
+
+
+def test_k_fold_validates_every_image_once(voc_config: DataConfig) -> None:
+    """Six images of train and val in four folds: two of one image and two of two, all of them once, in some order."""
+    data = voc_config.model_copy(update={"folds": Folds(k_fold=4)})
+    found = folds(data, freeze_split(data))
+    assert sorted(row for _, val in found for row in val) == [0, 1, 2, 3, 4, 5]
+    assert sorted(len(val) for _, val in found) == [1, 1, 2, 2]
+    for train, val in found:
+        assert sorted(train + val) == [0, 1, 2, 3, 4, 5]
+
+
+def test_monte_carlo_draws_anew_each_time(voc_config: DataConfig) -> None:
+    """A third of six images is two; 15 pairs are possible, so five draws are hardly ever all the same."""
+    data = voc_config.model_copy(update={"folds": Folds(monte_carlo=5, val=1 / 3)})
+    found = folds(data, freeze_split(data))
+    assert [len(val) for _, val in found] == [2] * 5
+    assert all(sorted(train + val) == [0, 1, 2, 3, 4, 5] for train, val in found)
+    assert len({tuple(val) for _, val in found}) > 1
+
+
+def test_folds_depend_on_the_seed_and_the_ids_alone(tmp_path: Path, voc: Path, voc_config: DataConfig) -> None:
+    data = voc_config.model_copy(update={"folds": Folds(k_fold=3)})
+    moved = data.model_copy(update={"root": shutil.copytree(voc, tmp_path / "moved")})
+    assert folds(data, freeze_split(data)) == folds(moved, freeze_split(moved))
+    seeds = [data.model_copy(update={"split_seed": seed}) for seed in range(5)]
+    assert len({str(folds(other, freeze_split(other))) for other in seeds}) > 1
+    assert folds(voc_config, freeze_split(voc_config)) == []
+
+
+@pytest.mark.parametrize("wanted", [Folds(k_fold=7), Folds(monte_carlo=2, val=0.99)])
+def test_too_few_images_for_folds(voc_config: DataConfig, wanted: Folds) -> None:
+    data = voc_config.model_copy(update={"folds": wanted})
+    with pytest.raises(DataError, match="train and val have 6 together"):
+        folds(data, freeze_split(data))
+
+
+def test_the_pool_is_both_parts(voc_config: DataConfig) -> None:
+    split = freeze_split(voc_config)
+    assert [item.id for item in split.items(POOL)] == ["a", "b", "c", "d", "e", "f"]

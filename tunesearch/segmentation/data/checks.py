@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunesearch.errors import DataError, Problem
 from tunesearch.segmentation.config import ClassSpec, DataConfig
+from tunesearch.segmentation.data.class_weights import MEASURED
 from tunesearch.segmentation.data.images import VOID, read_image, read_mask
 from tunesearch.segmentation.data.layouts import PARTS, Pair, resolve_classes, scan
 from tunesearch.segmentation.data.splits import Split
@@ -42,10 +43,19 @@ class PartReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """The result of ``check_data``: problems stop a run, warnings do not."""
+    """The result of ``check_data``: problems stop a run, warnings do not.
+
+    Attributes:
+        classes: in class order.
+        parts: what each part holds, by its name.
+        class_weights: per kind that is measured, the weights of the training part as a whole at original resolution, in
+            class order; empty where nothing is labelled. A trial measures them at its own size, with folds on its own.
+        problems, warnings: all that was found.
+    """
 
     classes: tuple[ClassSpec, ...]
     parts: dict[str, PartReport]
+    class_weights: dict[str, tuple[float, ...]]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
@@ -97,7 +107,7 @@ def check_data(data: DataConfig, *, split: Split | None = None) -> DataReport:
     except DataError as error:
         problems += error.problems
     if not classes:
-        return DataReport((), {}, tuple(problems), ())
+        return DataReport((), {}, {}, tuple(problems), ())
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         readings = {
@@ -110,7 +120,7 @@ def check_data(data: DataConfig, *, split: Split | None = None) -> DataReport:
     parts = {part: _summary(readings[part], len(classes)) for part in PARTS}
     warnings += _empty_masks(everything, data.background)
     warnings += _absent_classes(parts, classes)
-    return DataReport(classes, parts, tuple(problems), tuple(warnings))
+    return DataReport(classes, parts, _class_weights(readings["train"]), tuple(problems), tuple(warnings))
 
 
 def _read(pair: Pair, data: DataConfig, classes: tuple[ClassSpec, ...], expected: dict[Path, str]) -> _Reading:
@@ -187,6 +197,13 @@ def _summary(readings: list[_Reading], classes: int) -> PartReport:
         smallest=(smallest[0], smallest[1]),
         largest=(largest[0], largest[1]),
     )
+
+
+def _class_weights(readings: list[_Reading]) -> dict[str, tuple[float, ...]]:
+    pixels = [reading.pixels[:-1] for reading in readings if reading.pixels[:-1].any()]
+    if not pixels:
+        return {}
+    return {kind: tuple(measure(np.stack(pixels)).tolist()) for kind, measure in MEASURED.items()}
 
 
 def _empty_masks(readings: Iterable[_Reading], background: int | None) -> Iterable[str]:

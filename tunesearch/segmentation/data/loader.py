@@ -1,8 +1,12 @@
 """Batches of uint8: training batches shuffled and augmented by (seed, epoch, batch), validation batches in order.
 
-The unit of work is a whole batch, described by (epoch, number, indices). A worker seeds the augmentation from (seed,
+The unit of work is a whole batch, described by (epoch, number, items). A worker seeds everything random from (seed,
 epoch, number) before it makes one, so a batch is the same whoever makes it: in this process, in one of two workers, or
 after a resume in the middle of a training.
+
+What a training item goes through, in this order: it is one window of one showing of an image (``expansion``,
+``cropping``); objects are pasted into the image (``copy_paste``); it is scaled (``scale_jitter``); the window is cut
+out (``crop``); the window is augmented (``augmentation``).
 """
 
 from __future__ import annotations
@@ -17,31 +21,46 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from tunesearch.errors import InputError
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.data.augmentation import augmentation
-from tunesearch.segmentation.data.cache import DecodedPart
+from tunesearch.segmentation.data.augmentation import pipeline
+from tunesearch.segmentation.data.cache import DecodedPart, Rows
+from tunesearch.segmentation.data.copy_paste import copy_paste
+from tunesearch.segmentation.data.transform_list import reseed, wrong_size
+from tunesearch.segmentation.data.windows import Pair, Place, cut, five, grid, moved, random_place, scaled
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images uint8 (N, 3, H, W) in channels_last memory, RGB; masks uint8 (N, H, W). Both eight times smaller to move than
 what a loss wants: the trainer converts them on its device (``masks.long()``)."""
 
-_ORDER, _AUGMENTATION = 1, 2
+Array = NDArray[np.uint8] | Rows
+
+_ORDER, _AUGMENTATION, _WINDOWS = 1, 2, 3
 """First words of the seeds: without them the seeds (seed, epoch) and (seed, epoch, 0) would be the same to NumPy."""
 
 
 class TrainLoader:
     """Batches of a training, epoch by epoch. Epochs may be asked for in any order and left unfinished.
 
-    Every epoch shows every image once, in its own order. The last batch is smaller where the batch size does not divide
-    the number of images; if it had a single image, and there are other batches, it is left out, because batch norm
-    cannot normalise one value per channel.
+    Every epoch shows every window of every image ``expansion`` times, in its own order. The last batch is smaller where
+    the batch size does not divide the number of windows; if it had a single one, and there are other batches, it is
+    left out, because batch norm cannot normalise one value per channel.
+
+    Attributes:
+        batch_size: windows per batch.
+        size: (height, width) of the batches: of the windows, where there are any.
+        augmentation: the last of what is done to a window; None: nothing is.
     """
 
-    def __init__(self, part: DecodedPart, config: TrainConfig, *, workers: int, pin_memory: bool) -> None:
-        self._plan = _Plan(len(part), config.batch_size, config.seed)
-        batches = _Batches(part, config)
-        self.augmentation = batches.transform
+    def __init__(
+        self, part: DecodedPart, config: TrainConfig, *, background: int | None = 0, workers: int, pin_memory: bool
+    ) -> None:
+        batches = _Batches(part, config, background)
+        self._plan = _Plan(batches.items, config.batch_size, config.seed)
+        self._batches = batches
         self.batch_size = config.batch_size
+        self.size = batches.size
+        self.augmentation = batches.transform
         self._loader = _torch_loader(batches, self._plan, workers=workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -50,8 +69,26 @@ class TrainLoader:
 
     @property
     def images(self) -> int:
-        """Images per epoch."""
-        return self._plan.images
+        """Images per epoch, each window of each showing counted as one."""
+        return self._plan.items
+
+    def describe(self) -> dict[str, Any]:
+        """What was built, as plain data.
+
+        ``windows`` are the upper left corners (top, left) of the windows of every image; None: the image is one window,
+        or has one anywhere.
+        """
+        made = self._batches
+        return {
+            "batch_size": self.batch_size,
+            "size": {"width": made.whole[1], "height": made.whole[0]},
+            "window": {"width": made.size[1], "height": made.size[0]},
+            "windows": None if made.windows is None else [list(place) for place in made.windows],
+            "train_images": self.images,
+            "scale_jitter": made.scale_jitter,
+            "copy_paste": made.copy_paste,
+            "augmentation": made.transform.to_dict()["transform"] if made.transform is not None else None,
+        }
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch ``number`` (0 or above): always the same ones for the same number."""
@@ -63,16 +100,27 @@ class TrainLoader:
         self._loader._iterator = None
 
 
-def train_loader(part: DecodedPart, config: TrainConfig, *, workers: int = 0, pin_memory: bool = False) -> TrainLoader:
-    """Batches of ``part``, shuffled and augmented as ``config`` says (batch_size, augmentation_strength, seed).
+def train_loader(
+    part: DecodedPart,
+    config: TrainConfig,
+    *,
+    background: int | None = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> TrainLoader:
+    """Batches of ``part``, shuffled, cut and augmented as ``config`` says.
 
     Args:
-        part: at the size that is trained on.
+        part: at the size that images are resized to.
         config: what is trained.
+        background: class that ``copy_paste`` takes for no object; None: there is none.
         workers: processes that make batches, kept over the epochs; 0: this one does. Never changes the result.
         pin_memory: put batches into page-locked memory, for a copy to CUDA that does not wait.
+
+    Raises:
+        InputError: a list of transforms of the user's own that cannot be used.
     """
-    return TrainLoader(part, config, workers=workers, pin_memory=pin_memory)
+    return TrainLoader(part, config, background=background, workers=workers, pin_memory=pin_memory)
 
 
 def val_loader(part: DecodedPart, batch_size: int, *, workers: int = 0, pin_memory: bool = False) -> DataLoader[Batch]:
@@ -81,56 +129,117 @@ def val_loader(part: DecodedPart, batch_size: int, *, workers: int = 0, pin_memo
         (0, number, range(start, min(start + batch_size, len(part))))
         for number, start in enumerate(range(0, len(part), batch_size))
     ]
-    return _torch_loader(_Batches(part, None), chunks, workers=workers, pin_memory=pin_memory)
+    return _torch_loader(_Whole(part), chunks, workers=workers, pin_memory=pin_memory)
 
 
 Item = tuple[int, int, Sequence[int]]
-"""Epoch, number of the batch in it, and the images that are in it."""
+"""Epoch, number of the batch in it, and what is in it: images, or windows of showings of images."""
 
 
 class _Plan:
-    """Which images make which batch of ``epoch``. Lives in the process that asks; workers only see its items."""
+    """Which items make which batch of ``epoch``. Lives in the process that asks; workers only see its answers."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.epoch = 0
         # The last batch must not be a single image; if it is the only batch, or all are single, there is no choice.
         lonely = count % batch_size == 1 and 1 < batch_size < count
-        self.images = count - 1 if lonely else count
+        self.items = count - 1 if lonely else count
 
     def __len__(self) -> int:
-        return -(-self.images // self.batch_size)
+        return -(-self.items // self.batch_size)
 
     def __iter__(self) -> Iterator[Item]:
         epoch = self.epoch
-        order = np.random.default_rng([_ORDER, self.seed, epoch]).permutation(self.count)[: self.images]
+        order = np.random.default_rng([_ORDER, self.seed, epoch]).permutation(self.count)[: self.items]
         for number in range(len(self)):
             yield epoch, number, order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
 
-class _Batches(Dataset[Batch]):
-    """Makes a batch from its description."""
+class _Whole(Dataset[Batch]):
+    """Makes a batch of whole images as they are."""
 
-    def __init__(self, part: DecodedPart, config: TrainConfig | None) -> None:
+    def __init__(self, part: DecodedPart) -> None:
         self.part = part
-        self.config = config
-        self.transform: albumentations.Compose | None = augmentation(config.augmentation_strength) if config else None
+
+    def _arrays(self) -> tuple[Array, Array]:
+        """The part's images and masks. Maps as plain views: indexing a memmap costs several times as much."""
+        images, masks = self.part.images, self.part.masks
+        return (
+            np.asarray(images) if isinstance(images, np.ndarray) else images,
+            np.asarray(masks) if isinstance(masks, np.ndarray) else masks,
+        )
 
     def __getitem__(self, item: Item) -> Batch:
-        epoch, number, indices = item
-        # Plain views of the maps: indexing a memmap costs several times as much.
-        all_images, all_masks = np.asarray(self.part.images), np.asarray(self.part.masks)
-        if self.transform is None or self.config is None:
-            images, masks = all_images[list(indices)], all_masks[list(indices)]
-            return _tensors(images, masks)
-        seed = np.random.SeedSequence([_AUGMENTATION, self.config.seed, epoch, number]).generate_state(1)
-        self.transform.set_random_seed(int(seed[0]))
-        images = np.empty((len(indices), *all_images.shape[1:]), np.uint8)
-        masks = np.empty((len(indices), *all_masks.shape[1:]), np.uint8)
-        for place, index in enumerate(indices):
-            result = self.transform(image=all_images[index], mask=all_masks[index])
-            images[place], masks[place] = result["image"], result["mask"]
+        images, masks = self._arrays()
+        return _tensors(images[list(item[2])], masks[list(item[2])])
+
+
+class _Batches(_Whole):
+    """Makes a training batch from its description.
+
+    Item number i is window i % w of showing i // w, and showing s is of image s % n, where there are n images with w
+    windows each.
+    """
+
+    def __init__(self, part: DecodedPart, config: TrainConfig, background: int | None = 0) -> None:
+        super().__init__(part)
+        self.seed = config.seed
+        self.background = background
+        self.whole = (int(part.masks.shape[1]), int(part.masks.shape[2]))
+        self.size = (config.window.height, config.window.width) if config.window else self.whole
+        self.windows: list[Place] | None = None
+        if config.crop and config.cropping == "five":
+            self.windows = five(self.whole, self.size)
+        elif config.crop and config.cropping == "grid":
+            self.windows = grid(self.whole, self.size, config.tile_overlap)
+        self.per_showing = len(self.windows) if self.windows else 1
+        self.items = len(part) * config.expansion * self.per_showing
+        self.scale_jitter = config.scale_jitter
+        self.copy_paste = config.copy_paste
+        self.transform: albumentations.Compose | None = pipeline(config)
+        self.cuts = config.crop is not None or config.scale_jitter > 0
+
+    def __getitem__(self, item: Item) -> Batch:
+        epoch, number, items = item
+        if not (self.transform or self.cuts or self.copy_paste):
+            return super().__getitem__((epoch, number, [one % len(self.part) for one in items]))
+        rng = np.random.default_rng([_WINDOWS, self.seed, epoch, number])
+        if self.transform is not None:
+            reseed(self.transform, [_AUGMENTATION, self.seed, epoch, number])
+        all_images, all_masks = self._arrays()
+        images = np.empty((len(items), *self.size, 3), np.uint8)
+        masks = np.empty((len(items), *self.size), np.uint8)
+        for place, one in enumerate(items):
+            showing, window = divmod(one, self.per_showing)
+            index = showing % len(self.part)
+            pair = all_images[index], all_masks[index]
+            if self.copy_paste and len(self.part) > 1 and rng.random() < self.copy_paste:
+                other = (index + 1 + int(rng.integers(len(self.part) - 1))) % len(self.part)
+                pair = copy_paste(*pair, all_images[other], all_masks[other], rng, background=self.background)
+            if self.cuts:
+                pair = self._cut(pair, window, rng)
+            if self.transform is not None:
+                pair = _augmented(self.transform, pair)
+            images[place], masks[place] = pair
         return _tensors(images, masks)
+
+    def _cut(self, pair: Pair, window: int, rng: np.random.Generator) -> Pair:
+        if self.scale_jitter:
+            pair = scaled(*pair, float(rng.uniform(1 - self.scale_jitter, 1 + self.scale_jitter)))
+        size = (pair[1].shape[0], pair[1].shape[1])
+        if self.windows is None:
+            place = random_place(size, self.size, rng)
+        else:
+            place = moved(self.windows[window], self.whole, size, self.size)
+        return cut(*pair, place, self.size)
+
+
+def _augmented(transform: albumentations.Compose, pair: Pair) -> Pair:
+    made = transform(image=pair[0], mask=pair[1])
+    if made["mask"].shape != pair[1].shape:
+        raise InputError(wrong_size(made["mask"], pair[1]))
+    return made["image"], made["mask"]
 
 
 def _tensors(images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> Batch:
@@ -138,7 +247,7 @@ def _tensors(images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> Batch:
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
-def _torch_loader(dataset: _Batches, plan: Any, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def _torch_loader(dataset: _Whole, plan: Any, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
     if workers == 0:
         _one_thread(0)
     return DataLoader(

@@ -17,6 +17,8 @@ from tunesearch.segmentation.data.layouts import PARTS, Pair, find_pairs
 from tunesearch.segmentation.files import data_root, sha256, write_text
 
 Part = Literal["train", "val", "test"]
+POOL = "train+val"
+"""What folds are made of."""
 
 
 class SplitItem(BaseModel):
@@ -44,11 +46,13 @@ class Split(BaseModel):
     test: tuple[SplitItem, ...] = ()
 
     def items(self, part: str) -> tuple[SplitItem, ...]:
-        """The items of ``part``.
+        """The items of ``part``; ``train+val`` are those of both, in this order.
 
         Raises:
             DataError: no part is called so.
         """
+        if part == POOL:
+            return self.train + self.val
         if part not in PARTS:
             raise DataError(Problem("split", f"a part is one of {', '.join(PARTS)}", value=repr(part)))
         items: tuple[SplitItem, ...] = getattr(self, part)
@@ -148,6 +152,36 @@ def freeze_split(data: DataConfig) -> Split:
         for part in PARTS
     }
     return Split(root=root, **parts)
+
+
+def folds(data: DataConfig, split: Split) -> list[tuple[list[int], list[int]]]:
+    """The folds of ``data``: for each the rows of training and of validation among the items of ``train+val``.
+
+    Rows are ordered by a hash of (split_seed, repeat, id), so that a fold depends neither on the machine nor on the
+    order of the files. k_fold cuts one such order into k parts whose sizes differ by at most one, each of which is the
+    validation of one fold; monte_carlo draws its share from the front of another order each time.
+
+    Raises:
+        DataError: fewer images than folds, or a share that leaves nothing to train on.
+    """
+    ids = [item.id for item in split.items(POOL)]
+    count = len(ids)
+
+    def order(repeat: int) -> list[int]:
+        return sorted(range(count), key=lambda row: sha256(f"{data.split_seed}:{repeat}:{ids[row]}".encode()))
+
+    if data.folds is None:
+        return []
+    if data.folds.k_fold is not None:
+        k, mixed = data.folds.k_fold, order(0)
+        parts = [mixed[count * fold // k : count * (fold + 1) // k] for fold in range(k)]
+    else:
+        share = max(1, round(data.folds.val * count))
+        parts = [order(repeat)[:share] for repeat in range(data.folds.monte_carlo or 0)]
+    if any(not part or len(part) == count for part in parts):
+        rule = f"every fold needs images to train on and to validate on, and train and val have {count} together"
+        raise DataError(Problem("data", rule, path="folds", value=str(data.folds.model_dump(exclude_none=True))))
+    return [(sorted(set(range(count)) - set(part)), sorted(part)) for part in parts]
 
 
 def _digest(lines: Iterable[str]) -> str:

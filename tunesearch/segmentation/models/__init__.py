@@ -13,21 +13,71 @@ from torch import Tensor, nn
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.segmentation.config import IMPORT_PATH, TrainConfig
+from tunesearch.segmentation.models.conv_stack import ConvStack
+from tunesearch.segmentation.models.deconvolution import ConvDeconv
+from tunesearch.segmentation.models.deep_unet import DeepUNet
+from tunesearch.segmentation.models.encoder_decoder import EncoderDecoder
+from tunesearch.segmentation.models.fcn import FCN
 from tunesearch.segmentation.models.freezing import Freezing, freeze
-from tunesearch.segmentation.models.library import IMAGENET_MEAN, IMAGENET_STD, LIBRARY, build_library, normalisation
-from tunesearch.segmentation.models.unet import WIDTHS, UNet
+from tunesearch.segmentation.models.initialization import initialize
+from tunesearch.segmentation.models.library import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LIBRARY,
+    MISFITS,
+    Builder,
+    build_library,
+    misfit,
+    normalisation,
+)
+from tunesearch.segmentation.models.residual_unet import ResidualUNet
+from tunesearch.segmentation.models.unet import MEDIUM, ORIGINAL, SMALL, UNet
+from tunesearch.segmentation.models.unpooling import MaxUnpooling
 from tunesearch.segmentation.models.weights import load_encoder
 
-__all__ = ["ARCHITECTURES", "SegmentationModel", "build_model", "import_object"]
+__all__ = ["NETWORKS", "SegmentationModel", "build_model", "import_object"]
 
-ARCHITECTURES: tuple[str, ...] = (*WIDTHS, *LIBRARY)
+
+def _encoder_decoder(config: TrainConfig, classes: int) -> EncoderDecoder:
+    return EncoderDecoder(
+        classes,
+        depth=config.depth,
+        width=config.width,
+        upsampling="bilinear" if config.upsampling == "default" else config.upsampling,
+        double_conv=config.double_conv,
+        batch_norm=config.batch_norm,
+        skip_connections=config.skip_connections,
+        residual=config.residual,
+        dropout=config.dropout,
+        dropout_places=config.dropout_places,
+    )
+
+
+NETWORKS: dict[str, Builder] = {
+    "unet": lambda config, classes: UNet(classes, ORIGINAL, config.dropout),
+    "unet_medium": lambda config, classes: UNet(classes, MEDIUM, config.dropout),
+    "unet_small": lambda config, classes: UNet(classes, SMALL, config.dropout),
+    "unet_bn": lambda config, classes: UNet(classes, ORIGINAL, config.dropout, decoder_norm=True),
+    "unet_deep": lambda config, classes: DeepUNet(classes, config.dropout),
+    "resunet": lambda config, classes: ResidualUNet(classes, config.dropout),
+    "fcn": lambda config, classes: FCN(classes, config.dropout),
+    "conv_stack": lambda config, classes: ConvStack(
+        classes, depth=config.depth, width=config.width, dropout=config.dropout
+    ),
+    "encoder_decoder": _encoder_decoder,
+    "conv_deconv": lambda config, classes: ConvDeconv(classes, config.dropout),
+    "max_unpooling": lambda config, classes: MaxUnpooling(classes, config.dropout),
+    **dict.fromkeys(LIBRARY, build_library),
+}
+"""Every architecture: (configuration, number of classes) -> network, with random weights."""
 
 
 class SegmentationModel(nn.Module):
     """A network with its normalisation inside, for images of any size.
 
     Shapes: images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, C, H, W). Heights and widths that are no
-    multiple of what the network needs are padded by repeating the border, and the logits cropped.
+    multiple of what the network needs, or smaller than it can take, are padded by repeating the border, and the logits
+    cropped.
 
     Attributes:
         network: the architecture itself, fed with normalised images.
@@ -38,20 +88,31 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.network = network
         self.multiple = int(cast(int, getattr(network, "multiple", 1)))
+        self.smallest = int(cast(int, getattr(network, "smallest", 1)))
         self.freezing: Freezing | None = None
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))  # (1, 3, 1, 1)
         self.register_buffer("std", 255.0 * torch.tensor(std).view(1, 3, 1, 1))
 
+    def normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Take other means and deviations per channel, of images in 0..1, than those the encoder was trained with."""
+        for buffer, values in ((self.mean, mean), (self.std, std)):
+            buffer.copy_(255.0 * torch.tensor(values).view(1, 3, 1, 1))
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         x = (images.to(self.mean.dtype) - self.mean) / self.std
-        down, right = -height % self.multiple, -width % self.multiple
+        down, right = self._lacking(height), self._lacking(width)
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         logits: Tensor = self.network(x)
         return logits[..., :height, :width] if down or right else logits
+
+    def _lacking(self, length: int) -> int:
+        """Pixels to be added to a height or width."""
+        enough = max(length, self.smallest)
+        return enough + -enough % self.multiple - length
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """As in torch, but frozen norms stay in evaluation mode."""
@@ -94,15 +155,19 @@ def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | No
     std: tuple[float, ...] = IMAGENET_STD
     if IMPORT_PATH.match(config.architecture):
         network = import_object(config.architecture, "architecture")(config, classes)
-    elif config.architecture in WIDTHS:
-        network = UNet(classes, WIDTHS[config.architecture], config.dropout)
     else:
+        network = NETWORKS[config.architecture](config, classes)
+        pretrained = config.has_encoder and config.encoder_weights == "imagenet"
+        initialize(network, config.initialization, spare=network.encoder if pretrained else None)
+    if config.has_encoder:
         assert config.encoder is not None  # TrainConfig holds this
         mean, std = normalisation(config.encoder)
-        network = build_library(config.architecture, encoder=config.encoder, classes=classes, dropout=config.dropout)
         if config.encoder_weights == "imagenet":
             load_encoder(network, config.encoder, source=encoder_weights)
     model = SegmentationModel(network, mean=mean, std=std)
     if config.has_encoder:
-        model.freezing = freeze(network.encoder, config.finetune_fraction)
+        try:
+            model.freezing = freeze(network.encoder, config.finetune_fraction)
+        except MISFITS as error:  # its first forward pass: a transformer for images of one size alone
+            raise misfit(config, error) from error
     return model

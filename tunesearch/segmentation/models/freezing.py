@@ -16,7 +16,8 @@ class Freezing:
     Attributes:
         layers: how many convolutions and linear maps the encoder has.
         trained: how many of them are trained, from the output side.
-        frozen_norms: batch norms whose running statistics stay as they are.
+        frozen_norms: batch norms whose running statistics stay as they are: those of frozen layers, and those that have
+            no part in the output.
     """
 
     layers: int
@@ -33,7 +34,8 @@ def encoder_layers(encoder: nn.Module) -> list[list[nn.Module]]:
     """The encoder's layers in forward order: each a convolution or linear map with what follows it before the next.
 
     A norm (and any other module with parameters of its own) goes with the layer before it. Modules that the forward
-    pass does not reach belong to no layer and have no part in the output.
+    pass does not reach, or whose results it throws away, belong to no layer: some encoders of less than full depth run
+    one stage more than they give.
     """
     order: list[nn.Module] = []
     seen: set[int] = set()
@@ -49,18 +51,29 @@ def encoder_layers(encoder: nn.Module) -> list[list[nn.Module]]:
         if next(module.parameters(recurse=False), None) is not None or isinstance(module, _NormBase)
     ]
     hooks = [module.register_forward_hook(note) for module in own_state]
-    was_training = encoder.training
-    encoder.eval()
-    probe = next(encoder.parameters())
+    was_training = {module: module.training for module in encoder.modules()}
+    parameters = list(encoder.parameters())
+    was_trained = [parameter.requires_grad for parameter in parameters]
+    encoder.eval().requires_grad_(True)
+    probe = parameters[0]
     try:
-        with torch.no_grad():
-            encoder(torch.zeros(1, 3, 64, 64, device=probe.device, dtype=probe.dtype))
+        with torch.enable_grad():
+            features = encoder(torch.zeros(1, 3, 64, 64, device=probe.device, dtype=probe.dtype))
+            total = torch.stack([feature.sum() for feature in features]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-        encoder.train(was_training)
+        for module, mode in was_training.items():
+            module.training = mode
+        for parameter, trained in zip(parameters, was_trained, strict=True):
+            parameter.requires_grad_(trained)
+    idle = {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None}
     layers: list[list[nn.Module]] = []
     for module in order:
+        own = set(module.parameters(recurse=False))
+        if own and own <= idle:
+            continue
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) or not layers:
             layers.append([module])
         else:
@@ -77,6 +90,8 @@ def freeze(encoder: nn.Module, fraction: float) -> Freezing:
         for module in layer:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(True)
-    frozen = layers[: len(layers) - trained]
-    norms = tuple(module for layer in frozen for module in layer if isinstance(module, _NormBase))
+    used = [module for layer in layers for module in layer]
+    frozen = [module for layer in layers[: len(layers) - trained] for module in layer]
+    frozen += [module for module in encoder.modules() if module not in set(used)]
+    norms = tuple(module for module in frozen if isinstance(module, _NormBase))
     return Freezing(layers=len(layers), trained=trained, frozen_norms=norms)

@@ -1,17 +1,26 @@
-"""Encoder-decoder networks of segmentation-models-pytorch, with any of its encoders."""
+"""Networks on encoders of segmentation-models-pytorch: its own families, and the decoders of reports B and D."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
-from torch import nn
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
 
 from tunesearch.errors import Infeasible, Problem, nearest
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.models.deconvolution import EncoderDeconv
+from tunesearch.segmentation.models.upsampling import UpsamplingDecoder
+
+Builder = Callable[[TrainConfig, int], Any]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,54 +28,171 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _TIMM_NAMES = {"xception": "legacy_xception", "inceptionv4": "inception_v4", "inceptionresnetv2": "inception_resnet_v2"}
 """Encoders whose normalisation timm knows under another name."""
 
+MISFITS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError)
+"""What the libraries raise for an encoder that a network cannot be built on."""
 
-def _unet(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    model = smp.Unet(encoder, encoder_weights=None, classes=classes, **more)
+
+class _FullResolutionUnetDecoder(UnetDecoder):  # type: ignore[misc]
+    """The library's U-Net decoder, with a skip connection at full resolution too.
+
+    The library takes an encoder's first features for the image itself and drops them. Those of a VGG are the output of
+    its first block, before the first pooling, which belongs into a U-Net (report A's has it).
+    """
+
+    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], **more: Any) -> None:
+        super().__init__((0, *encoder_channels), decoder_channels, **more)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return cast(Tensor, super().forward([features[0], *features]))
+
+
+def _widths(config: TrainConfig) -> list[int]:
+    """Channels of the decoder's blocks: ``decoder_width``, halved from block to block, at least 1."""
+    return [max(config.decoder_width // 2**block, 1) for block in range(config.encoder_depth)]
+
+
+def _interpolation(config: TrainConfig) -> str:
+    if config.upsampling == "transposed":
+        raise Infeasible(
+            f"{config.architecture} has no transposed convolutions: upsampling must be default, nearest or bilinear"
+        )
+    return "nearest" if config.upsampling == "default" else config.upsampling
+
+
+def _with_dropout(model: Any, dropout: float) -> Any:
+    """Whole feature maps are zeroed before the head, where the library has no place of its own for that."""
     model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), model.segmentation_head)
-    return cast(nn.Module, model)
+    return model
 
 
-def _fpn(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return cast(nn.Module, smp.FPN(encoder, encoder_weights=None, classes=classes, decoder_dropout=dropout, **more))
-
-
-def _pspnet(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return cast(nn.Module, smp.PSPNet(encoder, encoder_weights=None, classes=classes, psp_dropout=dropout, **more))
-
-
-def _deeplabv3plus(encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    return cast(
-        nn.Module,
-        smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=dropout, **more),
+def _unet(config: TrainConfig, classes: int) -> Any:
+    widths, interpolation = _widths(config), _interpolation(config)
+    model = smp.Unet(
+        config.encoder,
+        encoder_depth=config.encoder_depth,
+        encoder_weights=None,
+        decoder_channels=widths,
+        decoder_interpolation=interpolation,
+        classes=classes,
     )
+    if model.encoder.out_channels[0] != 3:
+        model.decoder = _FullResolutionUnetDecoder(
+            model.encoder.out_channels,
+            widths,
+            n_blocks=config.encoder_depth,
+            add_center_block=not isinstance(model.decoder.center, nn.Identity),
+            interpolation_mode=interpolation,
+        )
+        initialize_decoder(model.decoder)
+    return _with_dropout(model, config.dropout)
 
 
-LIBRARY: dict[str, Callable[..., nn.Module]] = {
+def _unetplusplus(config: TrainConfig, classes: int) -> Any:
+    model = smp.UnetPlusPlus(
+        config.encoder,
+        encoder_depth=config.encoder_depth,
+        encoder_weights=None,
+        decoder_channels=_widths(config),
+        decoder_interpolation=_interpolation(config),
+        classes=classes,
+    )
+    return _with_dropout(model, config.dropout)
+
+
+def _pan(config: TrainConfig, classes: int) -> Any:
+    model = smp.PAN(config.encoder, encoder_weights=None, classes=classes)
+    model.smallest = 8 * model.encoder.output_stride  # its decoder pools the last features three times by 2
+    return _with_dropout(model, config.dropout)
+
+
+def _fpn(config: TrainConfig, classes: int) -> Any:
+    return smp.FPN(config.encoder, encoder_weights=None, classes=classes, decoder_dropout=config.dropout)
+
+
+def _pspnet(config: TrainConfig, classes: int) -> Any:
+    return smp.PSPNet(config.encoder, encoder_weights=None, classes=classes, psp_dropout=config.dropout)
+
+
+def _deeplabv3(config: TrainConfig, classes: int) -> Any:
+    return smp.DeepLabV3(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+
+
+def _deeplabv3plus(config: TrainConfig, classes: int) -> Any:
+    return smp.DeepLabV3Plus(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+
+
+def _plain(network: Callable[..., Any]) -> Builder:
+    """A network of the library with its defaults, and dropout before the head."""
+
+    def build(config: TrainConfig, classes: int) -> Any:
+        return _with_dropout(network(config.encoder, encoder_weights=None, classes=classes), config.dropout)
+
+    return build
+
+
+def _upsampling_decoder(config: TrainConfig, classes: int) -> Any:
+    encoder = bare_encoder(str(config.encoder))
+    return UpsamplingDecoder(encoder, classes, width=config.decoder_width, dropout=config.dropout)
+
+
+def _deconv_decoder(config: TrainConfig, classes: int) -> Any:
+    return EncoderDeconv(bare_encoder(str(config.encoder)), classes, config.dropout)
+
+
+LIBRARY: dict[str, Builder] = {
     "encoder_unet": _unet,
+    "unetplusplus": _unetplusplus,
+    "linknet": _plain(smp.Linknet),
+    "manet": _plain(smp.MAnet),
     "fpn": _fpn,
     "pspnet": _pspnet,
+    "deeplabv3": _deeplabv3,
     "deeplabv3plus": _deeplabv3plus,
+    "pan": _pan,
+    "upernet": _plain(smp.UPerNet),
+    "segformer": _plain(smp.Segformer),
+    "upsampling_decoder": _upsampling_decoder,
+    "deconv_decoder": _deconv_decoder,
 }
+"""What is built on an encoder: (configuration, number of classes) -> network, with random weights."""
 
 
-def build_library(architecture: str, *, encoder: str, classes: int, dropout: float, **more: Any) -> nn.Module:
-    """The network with random weights; ``multiple`` tells what height and width must be divisible by.
+def build_library(config: TrainConfig, classes: int) -> nn.Module:
+    """The network of a configuration with an encoder, with random weights.
 
-    Args:
-        more: passed on to the encoder (timm's ``pretrained_cfg_overlay``).
+    ``multiple`` tells what height and width must be divisible by, ``smallest`` (if there) how large they must be.
 
     Raises:
         Infeasible: the encoder cannot be used in this network (VGG has no dilated form for DeepLabV3+).
     """
+    try:
+        with _quiet():
+            model = LIBRARY[config.architecture](config, classes)
+    except MISFITS as error:
+        raise misfit(config, error) from error
+    # A network of timm may go deeper than what is used of it (HRNet always has its branch at 1/32).
+    model.multiple = 32 if is_timm(str(config.encoder)) else int(model.encoder.output_stride)
+    return cast(nn.Module, model)
+
+
+def misfit(config: TrainConfig, error: BaseException) -> Infeasible:
+    """What the libraries say about an encoder that does not go with the network, as one error."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return Infeasible(f"{config.architecture} cannot be built on encoder {config.encoder}: {reason}")
+
+
+def bare_encoder(encoder: str) -> nn.Module:
+    """The encoder alone with random weights."""
+    with _quiet():
+        return cast(nn.Module, get_encoder(encoder, weights=None))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         # smp calls "timm-" names deprecated; its table still has encoders under no other name.
         warnings.filterwarnings("ignore", message=".*timm-.*", category=DeprecationWarning)
-        try:
-            model = LIBRARY[architecture](encoder, classes, dropout, **more)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            raise Infeasible(f"{architecture} cannot be built on encoder {encoder}: {error}") from error
-    cast(Any, model).multiple = 32
-    return model
+        yield
 
 
 def is_timm(encoder: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from tunesearch.errors import Problem, WeightsError, nearest
-from tunesearch.segmentation.models.library import encoder_problem, is_timm
+from tunesearch.segmentation.models.library import bare_encoder, encoder_problem, is_timm
 
 SUFFIXES = (".safetensors", ".pth")
 
@@ -143,11 +142,3 @@ def check_weights(encoders: list[str], *, source: Path | None) -> None:
     problems = [problem for error in errors.values() for problem in error.problems]
     if problems or unknown:
         raise WeightsError([*problems, *unknown.values()])
-
-
-def bare_encoder(encoder: str) -> nn.Module:
-    """The encoder alone with random weights."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*timm-.*", category=DeprecationWarning)
-        module: nn.Module = get_encoder(encoder, weights=None)
-        return module

@@ -1,0 +1,92 @@
+"""Masks for pictures, by the network of a trial, each as large as its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+from tunesearch.errors import InputError, Problem
+from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.segmentation.data.images import read_image
+from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES, resolve_classes
+from tunesearch.segmentation.inference import predict as predict_one
+from tunesearch.segmentation.inference import save_mask
+from tunesearch.segmentation.models import build_model
+from tunesearch.segmentation.trainer import pick_device
+
+
+def predict(
+    ledger: Ledger, record: TrialRecord, images: Path, output: Path, *, said: Callable[[str], None] = lambda text: None
+) -> list[Path]:
+    """Write a mask for every picture: at the picture's own size, in the colours of the classes or with their palette.
+
+    Args:
+        record: a completed trial of the ledger's search.
+        images: a picture, or a folder of pictures.
+        output: folder for ``NAME.png``; made if it is not there.
+        said: told of every mask.
+
+    Returns:
+        The files that were written, in the order of the pictures' names.
+
+    Raises:
+        InputError: the trial's weights are not there; no picture, or two of one name.
+        DataError: a picture cannot be read.
+    """
+    classes = resolve_classes(ledger.experiment.data)
+    model = trained_model(ledger, record, len(classes))
+    pictures = find_pictures(images)
+    device = pick_device()
+    model.to(device)
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in pictures:
+        mask = predict_one(model, read_image(path), record.config, device)
+        written.append(output / f"{path.stem}.png")
+        save_mask(written[-1], mask, classes)
+        said(f"{written[-1]}: {mask.shape[1]}x{mask.shape[0]}")
+    return written
+
+
+def find_pictures(images: Path) -> list[Path]:
+    """The picture, or those of the folder in the order of their names.
+
+    Raises:
+        InputError: there is none, or two would be written to one mask.
+    """
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise InputError(Problem(str(images), "must be an existing picture or folder of pictures"))
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(Problem(str(images), f"no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder"))
+    names = [path.stem for path in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(Problem(str(images), "pictures need names of their own", value=f"{twice[0]} twice"))
+    return found
+
+
+def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Module:
+    """The network of a trial with the weights of its best epoch, on the CPU.
+
+    Raises:
+        InputError: the search did not keep them.
+    """
+    weights = ledger.trial_folder(record.number) / "best.safetensors"
+    folds = len(list(weights.parent.glob("fold-*")))
+    if not weights.is_file() and folds:
+        rule = f"it was trained on {folds} folds, so that there is no one network"
+        raise InputError(Problem(f"trial {record.number} of {ledger.name}", rule, hint="export and train it"))
+    if not weights.is_file():
+        where, rule = f"trial {record.number} of {ledger.name}", "its weights are not kept"
+        hint = "export and train it" if record.outcome == "completed" else "only completed trials keep them"
+        raise InputError(Problem(where, rule, hint=hint))
+    # The file holds the encoder's weights, too: nothing is to be loaded or downloaded before.
+    model = build_model(record.config.model_copy(update={"encoder_weights": "none"}), classes)
+    model.load_state_dict(load_file(weights))
+    return model
