@@ -29,6 +29,7 @@ BASE: dict[str, Any] = {
     "encoder_weights": "none",
     "encoder_depth": 5,
     "finetune_fraction": 1.0,
+    "encoder_lr_factor": 1.0,
     "decoder_width": 64,
     "upsampling": "default",
     "depth": 2,
@@ -43,10 +44,19 @@ BASE: dict[str, Any] = {
     "optimizer": "sgd",
     "lr": 0.05,
     "momentum": 0.9,
+    "nesterov": False,
     "weight_decay": 0.01,
     "decay_norms_and_biases": True,
     "schedule": "cosine",
     "lr_decay": 0.1,
+    "lr_gamma": 0.5,
+    "lr_hold_epochs": 0,
+    "lr_step_epochs": 1,
+    "poly_power": 1.0,
+    "plateau_metric": "val_loss",
+    "plateau_patience": 1,
+    "plateau_threshold": 0.0,
+    "warmup_epochs": 0,
     "grad_clip": None,
     "loss": "focal",
     "focal_gamma": 2.0,
@@ -64,6 +74,9 @@ BASE: dict[str, Any] = {
     "scale_jitter": 0.0,
     "expansion": 1,
     "epochs": 2,
+    "early_stop_patience": None,
+    "early_stop_delta": 0.0,
+    "early_stop_metric": "val_loss",
     "augmentation": "standard",
     "augmentation_strength": 0.5,
     "copy_paste": 0.0,
@@ -181,6 +194,33 @@ def file_is_loaded(one: Trainer, other: Trainer) -> None:
     for trainer, loaded in ((one, False), (other, True)):
         name, tensor = next(iter(trainer.model.network.encoder.state_dict().items()))
         assert torch.equal(tensor, state[name]) == loaded
+
+
+EXPONENTIAL, PLATEAU, STOP = {"schedule": "exponential"}, {"schedule": "plateau"}, {"early_stop_patience": 2}
+FLAT = [{"val_loss": 1.0, "val_miou": 0.1 * epoch} for epoch in range(1, 6)]
+FALLING = [{"val_loss": 1.0 - 0.01 * epoch} for epoch in range(5)]
+
+
+def lowered(curve: list[dict[str, float]], before: float, after: float) -> Check:
+    """The learning rate as a share of the first, after these epochs, worked out by hand."""
+
+    def check(one: Trainer, other: Trainer) -> None:
+        for trainer, share in ((one, before), (other, after)):
+            trainer._curve = curve
+            assert trainer._lr(0) == pytest.approx(0.05 * share)
+
+    return check
+
+
+def stopped(curve: list[dict[str, float]], before: bool, after: bool) -> Check:
+    """Whether the training ends after these epochs, worked out by hand."""
+
+    def check(one: Trainer, other: Trainer) -> None:
+        for trainer, ends in ((one, before), (other, after)):
+            trainer._curve = curve
+            assert trainer._has_stopped_early() is ends
+
+    return check
 
 
 WEIGHTS_FILE: Path | None = None
@@ -327,6 +367,14 @@ CASES: dict[str, list[Case]] = {
             check=change(groups("lr"), [0.05, 0.05], [0.2, 0.2]),
         )
     ],
+    "nesterov": [Case(True, {"optimizer_groups": ...}, check=change(groups("nesterov"), [False] * 2, [True] * 2))],
+    "encoder_lr_factor": [
+        Case(
+            0.1,
+            {"optimizer_groups": ...},
+            check=change(groups("factor"), [1.0, 1.0], [1.0, 1.0, 0.1, 0.1]),
+        )
+    ],
     "momentum": [
         Case(0.5, {"optimizer_groups": ...}, check=change(groups("momentum"), [0.9, 0.9], [0.5, 0.5])),
         Case(
@@ -346,7 +394,25 @@ CASES: dict[str, list[Case]] = {
         # After 5 updates: constant; 0.05 / (1 + 0.1 * 5).
         Case("none", {"lr_last": pytest.approx(0.05)}),
         Case("time_decay", {"lr_last": pytest.approx(0.05 / 1.5)}),
+        Case("exponential", {"lr_first": pytest.approx(0.05 / 2), "lr_last": pytest.approx(0.05 / 4)}),
+        Case("step", {"lr_last": pytest.approx(0.05 / 2)}),
+        Case("poly", {"lr_last": pytest.approx(0.05 / 6)}),
+        Case("plateau", {"lr_last": pytest.approx(0.05), "plateau": ...}),
     ],
+    # 3 updates an epoch: the last update is t = 5, in the epoch with index 1.
+    "lr_gamma": [
+        Case(0.2, {"lr_first": pytest.approx(0.05 * 0.2), "lr_last": pytest.approx(0.05 * 0.2**2)}, EXPONENTIAL)
+    ],
+    "lr_hold_epochs": [Case(1, {"lr_first": pytest.approx(0.05), "lr_last": pytest.approx(0.05 * 0.5)}, EXPONENTIAL)],
+    "lr_step_epochs": [Case(2, {"lr_last": pytest.approx(0.05)}, {"schedule": "step"}, trains=False)],
+    "poly_power": [Case(2.0, {"lr_last": pytest.approx(0.05 / 36)}, {"schedule": "poly"})],
+    "warmup_epochs": [Case(1, {"lr_first": pytest.approx(0.05 / 3)})],
+    "plateau_metric": [Case("val_miou", {"plateau": ...}, PLATEAU, lowered(FLAT[:4], 0.5, 1.0), trains=False)],
+    "plateau_patience": [Case(0, {"plateau": ...}, PLATEAU, lowered(FLAT[:3], 0.5, 0.25), trains=False)],
+    "plateau_threshold": [Case(0.05, {"plateau": ...}, PLATEAU, lowered(FALLING[:3], 1.0, 0.5), trains=False)],
+    "early_stop_patience": [Case(2, {"early_stop": ...}, check=stopped(FLAT[:4], False, True), trains=False)],
+    "early_stop_delta": [Case(0.5, {"early_stop": ...}, STOP, stopped(FALLING[:3], False, True), trains=False)],
+    "early_stop_metric": [Case("val_miou", {"early_stop": ...}, STOP, stopped(FLAT[:4], True, False), trains=False)],
     "lr_decay": [Case(1.0, {"lr_last": pytest.approx(0.05 / 6)}, {"schedule": "time_decay"})],
     "grad_clip": [Case(0.01, {"grad_clip": 0.01})],
     "loss": [
@@ -379,8 +445,8 @@ CASES: dict[str, list[Case]] = {
     "batch_size": [Case(6, {"batch_size": 6, "micro_batch": 6, "total_updates": 4, "lr_last": ...})],
     "micro_batch": [Case(2, {"micro_batch": 2})],
     "size": [
-        Case("64x32", {"size": {"width": 64, "height": 32}}),
-        Case("32x64", {"size": {"width": 32, "height": 64}}),
+        Case(f"{width}x{height}", {key: {"width": width, "height": height} for key in ("size", "window")})
+        for width, height in ((64, 32), (32, 64))
     ],
     "normalization": [Case("measured", {"normalisation": ...}, check=measured_by_hand)],
     "crop": [Case(value, {"window": {"width": 16, "height": 16}}) for value in ("16x16", 0.5)],

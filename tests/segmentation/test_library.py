@@ -98,7 +98,7 @@ def test_vgg16_of_depth_4_is_report_a_s() -> None:
     model = built(architecture="encoder_unet", encoder="vgg16", encoder_depth=4, decoder_width=256)
     features = model.network.encoder(torch.zeros(1, 3, 64, 64, device="meta"))
     assert [(f.shape[1], f.shape[2]) for f in features] == [(64, 64), (128, 32), (256, 16), (512, 8), (512, 4)]
-    blocks = [block.conv1[0] for block in model.network.decoder.blocks]
+    blocks = [block.conv1[0] for block in model.network.decoder.decoder.blocks]
     assert [block.in_channels for block in blocks] == [512 + 512, 256 + 256, 128 + 128, 64 + 64]
     assert [block.out_channels for block in blocks] == [256, 128, 64, 32]
     assert model.multiple == 16
@@ -110,7 +110,7 @@ def test_the_skip_at_full_resolution_is_the_vgg_s_first_block() -> None:
     config = TrainConfig(architecture="encoder_unet", encoder="vgg11", encoder_depth=4, decoder_width=8)
     network = build_model(config, 3).network.eval()
     seen: list[Tensor] = []
-    network.decoder.blocks[-1].conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network.decoder.decoder.blocks[-1].conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         first = network.encoder(images)[0]

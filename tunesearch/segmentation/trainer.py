@@ -492,6 +492,8 @@ class Trainer:
             "lr_first": self._lr(0),
             "lr_last": self._lr(self.total_updates - 1),
             "total_updates": self.total_updates,
+            "plateau": self._reaction("plateau") if self.config.schedule == "plateau" else None,
+            "early_stop": self._reaction("early_stop") if self.config.early_stop_patience is not None else None,
             "grad_clip": self.grad_clip,
             "loss": self.loss.describe(),
             "micro_batch": self.micro_batch,
@@ -504,6 +506,10 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "seed": torch.initial_seed() % 2**32,
         }
+
+    def _reaction(self, name: str) -> dict[str, Any]:
+        """The settings that decide at the end of an epoch, from the configuration that the decision reads."""
+        return {key: value for key, value in self.config.governing().items() if key.startswith(name)}
 
     def close(self) -> None:
         """Let go of worker processes and of the device's memory."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
-from segmentation_models_pytorch.base.initialization import initialize_decoder
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
@@ -32,18 +30,20 @@ MISFITS = (ValueError, KeyError, IndexError, TypeError, AttributeError, Assertio
 """What the libraries raise for an encoder that a network cannot be built on."""
 
 
-class _FullResolutionUnetDecoder(UnetDecoder):  # type: ignore[misc]
+class _FromFullResolution(nn.Module):
     """The library's U-Net decoder, with a skip connection at full resolution too.
 
     The library takes an encoder's first features for the image itself and drops them. Those of a VGG are the output of
     its first block, before the first pooling, which belongs into a U-Net (report A's has it).
     """
 
-    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], **more: Any) -> None:
-        super().__init__((0, *encoder_channels), decoder_channels, **more)
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        return cast(Tensor, super().forward([features[0], *features]))
+        y: Tensor = self.decoder([features[0], *features])
+        return y
 
 
 def _widths(config: TrainConfig) -> list[int]:
@@ -76,14 +76,15 @@ def _unet(config: TrainConfig, classes: int) -> Any:
         classes=classes,
     )
     if model.encoder.out_channels[0] != 3:
-        model.decoder = _FullResolutionUnetDecoder(
-            model.encoder.out_channels,
+        decoder = type(model.decoder)(
+            (0, *model.encoder.out_channels),  # 0: stands for what is dropped
             widths,
             n_blocks=config.encoder_depth,
             add_center_block=not isinstance(model.decoder.center, nn.Identity),
             interpolation_mode=interpolation,
         )
-        initialize_decoder(model.decoder)
+        model.decoder = _FromFullResolution(decoder)
+        model.initialize()
     return _with_dropout(model, config.dropout)
 
 
@@ -121,11 +122,12 @@ def _deeplabv3plus(config: TrainConfig, classes: int) -> Any:
     return smp.DeepLabV3Plus(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
 
 
-def _plain(network: Callable[..., Any]) -> Builder:
-    """A network of the library with its defaults, and dropout before the head."""
+def _plain(network: str) -> Builder:
+    """A network of the library, by name, with its defaults, and dropout before the head."""
 
     def build(config: TrainConfig, classes: int) -> Any:
-        return _with_dropout(network(config.encoder, encoder_weights=None, classes=classes), config.dropout)
+        model = getattr(smp, network)(config.encoder, encoder_weights=None, classes=classes)
+        return _with_dropout(model, config.dropout)
 
     return build
 
@@ -142,15 +144,15 @@ def _deconv_decoder(config: TrainConfig, classes: int) -> Any:
 LIBRARY: dict[str, Builder] = {
     "encoder_unet": _unet,
     "unetplusplus": _unetplusplus,
-    "linknet": _plain(smp.Linknet),
-    "manet": _plain(smp.MAnet),
+    "linknet": _plain("Linknet"),
+    "manet": _plain("MAnet"),
     "fpn": _fpn,
     "pspnet": _pspnet,
     "deeplabv3": _deeplabv3,
     "deeplabv3plus": _deeplabv3plus,
     "pan": _pan,
-    "upernet": _plain(smp.UPerNet),
-    "segformer": _plain(smp.Segformer),
+    "upernet": _plain("UPerNet"),
+    "segformer": _plain("Segformer"),
     "upsampling_decoder": _upsampling_decoder,
     "deconv_decoder": _deconv_decoder,
 }
