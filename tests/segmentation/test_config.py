@@ -89,7 +89,7 @@ def test_an_encoder_architecture_needs_an_encoder(architecture: str) -> None:
         config(architecture=architecture)
 
 
-@pytest.mark.parametrize("architecture", ["pspnet", "deeplabv3plus"])
+@pytest.mark.parametrize("architecture", ["upernet", "deeplabv3plus"])
 @pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"batch_size": 8, "micro_batch": 1}])
 def test_pooled_batch_norm_needs_two_images(architecture: str, sizes: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="batches of at least 2 images needed"):

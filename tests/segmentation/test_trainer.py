@@ -423,7 +423,7 @@ def test_out_of_memory_at_the_floor_is_an_outcome(tmp_path: Path, mode: str) -> 
     assert not (tmp_path / "last.pt").exists()
 
 
-@pytest.mark.parametrize("architecture", ["pspnet", "deeplabv3plus"])
+@pytest.mark.parametrize("architecture", ["upernet", "deeplabv3plus"])
 def test_pooled_batch_norm_never_sees_a_single_image(architecture: str) -> None:
     """torch refuses one value per channel in training, and 9 images in parts of 2 would leave one over: 3, 2, 2, 2."""
     fields = {"architecture": architecture, "encoder": "mobilenet_v2", "epochs": 1}
@@ -435,7 +435,7 @@ def test_pooled_batch_norm_never_sees_a_single_image(architecture: str) -> None:
     assert sizes == [3, 2, 2, 2, 3, 2, 2, 2, 3, 2]  # two updates, and 5 images of validation
 
 
-@pytest.mark.parametrize("architecture", ["pspnet", "deeplabv3plus"])
+@pytest.mark.parametrize("architecture", ["upernet", "deeplabv3plus"])
 def test_the_floor_of_pooled_batch_norm_is_two_images(architecture: str) -> None:
     trainer = build(architecture=architecture, encoder="mobilenet_v2")
     sizes = out_of_memory_above(trainer, 1)

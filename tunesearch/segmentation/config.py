@@ -43,7 +43,7 @@ ARCHITECTURES = (
     "max_unpooling",
     *ENCODER_ARCHITECTURES,
 )
-BATCHES_OF_TWO = ("pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet", "max_unpooling")
+BATCHES_OF_TWO = ("deeplabv3", "deeplabv3plus", "pan", "upernet", "max_unpooling")
 """Architectures with a batch norm on features of one pixel, which a single image cannot be trained with."""
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "nadam", "rmsprop")
 SCHEDULES = ("none", "time_decay", "exponential", "cosine", "plateau", "step", "poly")
@@ -376,7 +376,7 @@ ONE_PIXEL: dict[str, Callable[[TrainConfig], int]] = {
     "unet_bn": lambda config: 16,
     "encoder_decoder": lambda config: 2**config.depth if config.batch_norm else 0,
     "conv_deconv": lambda config: 32,
-    **dict.fromkeys(ENCODER_ARCHITECTURES, lambda config: 32),
+    **dict.fromkeys(set(ENCODER_ARCHITECTURES) - {"pspnet"}, lambda config: 32),  # that one has no norm there
     **dict.fromkeys(("encoder_unet", "unetplusplus"), lambda config: 2**config.encoder_depth),
 }
 """Up to which size in pixels the deepest batch norm of an architecture sees one pixel."""
