@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -14,7 +15,8 @@ from ruamel.yaml import YAML
 
 from tunesearch.errors import InputError
 from tunesearch.experiment import Asha, Experiment, Median, experiment_schema, load_experiment, shipped_spaces
-from tunesearch.segmentation.config import DataConfig, TrainConfig
+from tunesearch.experiment.checking import FITTED_TOGETHER
+from tunesearch.segmentation.config import ARCHITECTURES, DataConfig, TrainConfig
 
 GOOD = """\
 name: tiny
@@ -898,3 +900,74 @@ def test_the_schema_refuses_a_bad_file(tmp_path: Path, line: int, new: str) -> N
     path.write_text(with_line(line, new))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(plain(path), experiment_schema())
+
+
+# -------------------------------------------------------------------------------------- sizes, crops and smoke together
+
+
+def written(tmp_path: Path, train: str, parameters: str) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(f"name: a\ndata: {{layout: sample}}\ntrain: {train}\nparameters:\n  {parameters}\n")
+    return path
+
+
+def test_a_crop_of_pixels_shrinks_in_a_smoke_run(tmp_path: Path) -> None:
+    """By hand: what is larger than 64x64, or under 16 pixels of it, becomes half; the file stays as it is."""
+    path = written(tmp_path, "{size: 256x256, crop: 128x96}", "lr: {float: [1.0e-4, 1.0e-2]}")
+    assert load_experiment(path).train["crop"] == "128x96"
+    assert load_experiment(path, smoke=True).train["crop"] == 0.5
+    crops = "crop: {choice: [null, 256x256, 48x48, 0.1, 0.5]}"
+    path = written(tmp_path, "{size: 512x512}", f"lr: {{float: [1.0e-4, 1.0e-2]}}\n  {crops}")
+    assert load_experiment(path).space["crop"].domain.representatives() == (None, "256x256", "48x48", 0.1, 0.5)
+    assert load_experiment(path, smoke=True).space["crop"].domain.representatives() == (None, 0.5, "48x48")
+
+
+@pytest.mark.parametrize("only", ["size: {choice: [128x128, 96x64]}", "epochs: {int: [2, 9]}"])
+def test_a_space_of_only_what_a_smoke_run_fixes(tmp_path: Path, only: str) -> None:
+    path = written(tmp_path, "{architecture: unet_small}", only)
+    assert load_experiment(path).space.names == load_experiment(path, smoke=True).space.names == (only.split(":")[0],)
+
+
+def test_class_weights_by_hand_are_not_for_the_sample(tmp_path: Path) -> None:
+    path = written(tmp_path, "{class_weights: [1, 2, 3]}", "lr: {float: [1.0e-4, 1.0e-2]}")
+    assert load_experiment(path, smoke=True).train["class_weights"] == "none"
+    choice = "class_weights: {choice: ['1, 2, 3', none, area]}"
+    path = written(tmp_path, "{epochs: 3}", choice)
+    assert load_experiment(path, smoke=True).space["class_weights"].domain.representatives() == ("none", "area")
+
+
+def test_rules_over_several_fields_are_all_checked_at_once() -> None:
+    """Oracle: the fields that TrainConfig's rule reads, noted while it runs on many configurations."""
+    read: set[str] = set()
+
+    class Spy:
+        def __init__(self, fields: dict[str, Any]) -> None:
+            self.fields = fields
+
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(TrainConfig, name, None)
+            if isinstance(value, property):
+                return value.fget(self)  # type: ignore[misc]
+            read.add(name)
+            return self.fields[name]
+
+    for architecture in ARCHITECTURES:
+        for more in ({}, {"crop": 0.5, "cropping": "five", "tiled_inference": True, "batch_norm": True}):
+            fields = TrainConfig.model_validate({"encoder": "resnet18", **more}).__dict__
+            with contextlib.suppress(ValueError):
+                rule = TrainConfig.__pydantic_decorators__.model_validators["_fits_together"].func
+                rule(Spy({**fields, "architecture": architecture}))
+    assert read == set(FITTED_TOGETHER)
+
+
+def test_an_impossible_combination_is_refused_before_the_search(tmp_path: Path) -> None:
+    """A batch norm on one pixel: 2 ** 5 poolings of 32 pixels, in batches of one."""
+    path = written(
+        tmp_path,
+        "{architecture: encoder_decoder, size: 32x32, batch_norm: true, batch_size: 1}",
+        "depth: {int: [2, 5]}",
+    )
+    with pytest.raises(InputError, match="batch norm on features of one pixel at 32x32"):
+        load_experiment(path)
+    fields = "{architecture: encoder_unet, encoder: resnet18, encoder_depth: 3, size: 32x32, batch_size: 1}"
+    assert load_experiment(written(tmp_path, fields, "lr: {float: [0.1, 0.2]}"))

@@ -62,9 +62,9 @@ def test_check_tells_good_files_and_raises_the_problems_of_all_bad_ones(tmp_path
     bad = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
     for path in bad:
         path.write_text("name: x\nparameters: {lr: {float: [2, 1]}, dropuot: {choice: [0.1]}}\n")
-    assert output("check", str(good)) == f"{good}: ok (15 parameters)\n"
+    assert output("check", str(good)) == f"{good}: ok (16 parameters)\n"
     result = call("check", str(bad[0]), str(good), str(bad[1]))
-    assert result.output == f"{good}: ok (15 parameters)\n"
+    assert result.output == f"{good}: ok (16 parameters)\n"
     assert isinstance(result.exception, InputError)
     assert result.exception.exit_code == 2
     places = [problem.where for problem in result.exception.problems]
@@ -102,3 +102,18 @@ def test_importing_the_commands_loads_nothing_heavy() -> None:
         "import sys, tunesearch.cli.spaces; print(sorted({'pydantic', 'ruamel', 'rich', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_check_asks_the_libraries_about_lists(tmp_path: Path) -> None:
+    """A transform that does not exist, and two class weights for the sample's five classes; both with their file."""
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\ndata: {layout: sample}\ntrain:\n  class_weights: [1, 2]\n"
+        "  augmentation: [{HorizontalFlp: {p: 0.5}}]\nparameters: {lr: {float: [0.1, 0.2]}}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(spaces, ["check", str(path)], catch_exceptions=False)
+    said = str(caught.value)
+    assert f"{path}: train.class_weights" in said
+    assert f"{path}: train.augmentation.0.HorizontalFlp" in said
+    assert "did you mean 'HorizontalFlip'?" in said

@@ -288,6 +288,10 @@ def test_masks_of_the_best_trial(tiny_space: Path, tmp_path: Path) -> None:
     assert {Image.open(path).mode for path in written} == {"P"}
     assert np.asarray(Image.open(written[0])).max() < 5
     assert tunesearch.predict("a", pictures / "wide.jpg", tmp_path / "one", storage=storage)[0].name == "wide.png"
+    before = (pictures / "grey.png").read_bytes()
+    with pytest.raises(tunesearch.InputError, match="must not be written over its picture"):
+        tunesearch.predict("a", pictures, pictures, storage=storage)
+    assert (pictures / "grey.png").read_bytes() == before
     stopped = [record.number for record in result.trials if record.outcome == "stopped"]
     problems = [(tmp_path / "nothing", None, "existing picture or folder"), (tiny_space.parent, None, "no picture")]
     problems += [(pictures, 9, "must be a trial of a")] + [(pictures, number, "not kept") for number in stopped]
@@ -300,13 +304,16 @@ def test_masks_of_the_best_trial(tiny_space: Path, tmp_path: Path) -> None:
     (pictures / "wide.png").write_bytes(b"no picture")
     with pytest.raises(tunesearch.InputError, match="cannot be read as a picture"):
         tunesearch.predict("a", pictures / "wide.png", tmp_path / "more", storage=storage)
+    assert not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.class_weights=[1, 2]", "5 classes"),
-        ("train.augmentation=[{HorizontalFlop: {p: 0.5}}]", "HorizontalFlip"),
+        ("train.class_weights=[1, 2]", "train.class_weights: .*5 classes"),
+        ("parameters.class_weights.choice=['1, 2', '3, 4, 5']", "2 problems|5 classes.*\\n.*5 classes"),
+        ("train.augmentation=[{HorizontalFlop: {p: 0.5}}]", "train.augmentation.0.HorizontalFlop.*HorizontalFlip"),
+        ("train={size: 64x64, crop: 32x32, augmentation: [{Resize: {height: 64, width: 64}}]}", "32x32"),
         ("train.augmentation=[{HorizontalFlip: {q: 0.5}}]", "q"),
         ("data={layout: sample, folds: {k_fold: 80}}", "train and val have 72 together"),
     ],

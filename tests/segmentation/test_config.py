@@ -239,8 +239,16 @@ def test_a_window_is_a_size_or_a_share() -> None:
     assert config(size="320x240").window is None
     assert config(size="320x240", crop="64x32").window == Size(width=64, height=32)
     assert config(size="320x240", crop=0.8).window == Size(width=256, height=192)
-    assert config(size="32x32", crop=0.1).window == Size(width=16, height=16)  # the smallest size that there is
-    for wrong in ({"crop": "640x480"}, {"crop": 1.5}, {"cropping": "five"}, {"tiled_inference": True}):
+    for wrong in (
+        {"crop": "640x480"},
+        {"crop": 1.5},
+        {"crop": 0},
+        {"crop": True},
+        {"crop": 0.05},
+        {"crop": "8x8"},
+        {"cropping": "five"},
+        {"tiled_inference": True},
+    ):
         with pytest.raises(ValidationError, match="crop"):
             config(size="320x240", **wrong)
 

@@ -134,3 +134,30 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_kill_before_the_mean_was_written(pool: DecodedPart, tmp_path: Path, patience: int | None) -> None:
+    """All folds are through with their last epoch, but not the file of means: it is told by the next process."""
+    fields = {"early_stop_patience": patience, "early_stop_delta": 0.5}
+    expected = [timeless(metrics) for metrics in folded(pool, tmp_path / "whole", **fields).epochs()]
+    first = folded(pool, tmp_path / "killed", **fields)
+    iterator = first.epochs()
+    for _ in expected[:-1]:
+        next(iterator)
+    for trainer in first.trainers:
+        next(trainer.epochs())
+    second = folded(pool, tmp_path / "killed", **fields)
+    assert second.outcome is None
+    assert [timeless(metrics) for metrics in second.epochs()] == expected[-1:]
+    assert second.outcome == "completed"
+
+
+def test_times_are_of_the_folds_that_trained(pool: DecodedPart) -> None:
+    """In the third epoch only the second fold trains: the seconds are its own."""
+    early = fold(pool, 0, None, early_stop_patience=1, early_stop_delta=0.5, lr=1e-12, dropout=0.0)
+    late = fold(pool, 1, None)
+    *_, last = FoldedTrainer([early, late], folder=None).epochs()
+    assert (early.epoch, late.epoch) == (2, 3)
+    assert last.images_per_second * last.train_seconds == pytest.approx(4)
+    assert last.numbers()["fold_1"] == last.folds[1]

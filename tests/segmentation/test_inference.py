@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from tunesearch.segmentation import inference
 from tunesearch.segmentation.config import ClassSpec, DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.images import read_mask
 from tunesearch.segmentation.data.palette import voc_colors
@@ -192,3 +193,13 @@ def test_masks_with_colours_are_saved_in_the_first_of_each(tmp_path: Path) -> No
         expected = np.array([[0, 0, 0], [255, 255, 255], [216, 67, 82]], np.uint8)[MASK]
         assert np.array_equal(np.asarray(picture), expected)
     assert np.array_equal(read_mask(tmp_path / "mask.png", data, specs), MASK)
+
+
+def test_labels_of_a_large_picture_are_found_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: all classes at once."""
+    scores = torch.randn(7, 9, 11, generator=torch.Generator().manual_seed(0))
+    scores[3] = scores[1]  # a tie goes to the first, as in argmax
+    whole = F.interpolate(scores[None], size=(31, 50), mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    for limit in (1, 31 * 50 * 3, 2**26):
+        monkeypatch.setattr(inference, "_SCORES", limit)
+        assert torch.equal(inference.resized_labels(scores, (31, 50)).long(), whole)

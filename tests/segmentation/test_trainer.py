@@ -713,3 +713,19 @@ def test_measured_normalisation() -> None:
     images = np.asarray(scenes(16).images, np.float64)
     assert trainer.model.mean.flatten().tolist() == pytest.approx(images.mean(axis=(0, 1, 2)).tolist(), rel=1e-5)
     assert trainer.model.std.flatten().tolist() == pytest.approx(images.std(axis=(0, 1, 2)).tolist(), rel=1e-5)
+
+
+def test_a_checkpoint_of_another_version_starts_anew(tmp_path: Path) -> None:
+    list(build(tmp_path, epochs=1).epochs())
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**state, "format": 1}, tmp_path / "last.pt")
+    trainer = build(tmp_path, epochs=1)
+    assert (trainer.resumed, trainer.epoch) == (None, 0)
+
+
+def test_validation_in_parts_is_that_of_the_whole() -> None:
+    """Memory follows the micro-batch in validation, too; losses over pixels add up to the same."""
+    fields = {"epochs": 1, "loss": "cross_entropy + hinge", "lr": 1e-12}
+    (whole,), (parts,) = build(**fields).epochs(), build(**fields, micro_batch=2).epochs()
+    assert parts.val_loss == pytest.approx(whole.val_loss, rel=1e-6)
+    assert parts.val_iou == whole.val_iou

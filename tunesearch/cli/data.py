@@ -41,6 +41,8 @@ def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool
     experiment = load_experiment(space, overrides=overrides, smoke=smoke, data_root=data)
     find_own_code(str(code_folder(space)))  # for a layout of the user's own
     report = check_data(experiment.data)
+    if not any(part.images for part in report.parts.values()):
+        report.raise_if_broken()  # a table of zeros would say nothing
     if as_json:
         import json
 

@@ -97,7 +97,7 @@ def _config(name: str, encoder: str | None, size: str, overrides: tuple[str, ...
     from tunesearch.errors import InputError, Problem, nearest
     from tunesearch.experiment.document import read_overrides
     from tunesearch.experiment.validation import validate
-    from tunesearch.segmentation.config import ARCHITECTURES, IMPORT_PATH, TrainConfig
+    from tunesearch.segmentation.config import ARCHITECTURES, ENCODER_ARCHITECTURES, IMPORT_PATH, TrainConfig
 
     if name not in ARCHITECTURES and not IMPORT_PATH.match(name):
         hint = nearest(name, ARCHITECTURES)
@@ -108,6 +108,11 @@ def _config(name: str, encoder: str | None, size: str, overrides: tuple[str, ...
     for field, value in changes:
         fields[field] = value
         flags[field] = f"--set {field}"
+    fixed = [f"--set {field}" for field, _ in changes if field in ("architecture", "encoder", "size")]
+    problems += [Problem(where, "is said by NAME, --encoder or --size") for where in fixed]
+    if encoder is not None and name in ARCHITECTURES and name not in ENCODER_ARCHITECTURES:
+        hint = f"those that do: {', '.join(ENCODER_ARCHITECTURES)}"
+        problems.append(Problem("--encoder", f"{name} takes no encoder", value=encoder, hint=hint))
     config, found = validate(TrainConfig, fields, "", where=lambda path: flags.get(path.split(".")[0], ""))
     problems += [replace(problem, path="") for problem in found]
     if config is None or problems:

@@ -77,6 +77,8 @@ def show(space: str, *, as_json: bool, overrides: tuple[str, ...], smoke: bool) 
 @_changes
 def check(files: tuple[str, ...], *, overrides: tuple[str, ...], smoke: bool) -> None:
     """Check search-space files; every problem of every file is told, with its line."""
+    from dataclasses import replace
+
     from tunesearch.errors import InputError, Problem
     from tunesearch.experiment import load_experiment
 
@@ -86,11 +88,29 @@ def check(files: tuple[str, ...], *, overrides: tuple[str, ...], smoke: bool) ->
             experiment = load_experiment(file, overrides=overrides, smoke=smoke)
         except InputError as error:
             problems += error.problems
+            continue
+        try:
+            if _asks_libraries(experiment):
+                from tunesearch.search.run import check_training
+
+                check_training(experiment)
+        except InputError as error:
+            problems += [replace(problem, where=problem.where or file) for problem in error.problems]
         else:
             count = len(experiment.space)
             click.echo(f"{file}: ok ({count} parameter{'s' if count > 1 else ''})")
     if problems:
         raise InputError(problems)
+
+
+def _asks_libraries(experiment: Experiment) -> bool:
+    """Whether the file has transforms or class weights of its own; looking at them takes seconds of imports."""
+    from tunesearch.segmentation.config import CLASS_WEIGHTS
+
+    weights = experiment.space["class_weights"].domain.representatives() if "class_weights" in experiment.space else []
+    fixed = experiment.train.get("class_weights", "none")
+    listed = not isinstance(experiment.train.get("augmentation", ""), str)
+    return listed or any(value not in CLASS_WEIGHTS for value in [*weights, str(fixed)])
 
 
 @spaces.command()

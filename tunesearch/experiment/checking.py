@@ -29,6 +29,9 @@ from tunesearch.space import GRID_RULE, Choice, FloatRange, Parameter, Point, Sc
 FITTED_TOGETHER = (
     "architecture",
     "encoder",
+    "encoder_depth",
+    "depth",
+    "batch_norm",
     "batch_size",
     "micro_batch",
     "cropping",

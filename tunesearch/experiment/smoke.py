@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import ValidationError
+
 from tunesearch.errors import Problem, nearest
 from tunesearch.experiment.document import Document
 from tunesearch.experiment.sections import SMOKE_SECTIONS, SearchSettings
-from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.config import CLASS_WEIGHTS, TrainConfig
 from tunesearch.space import text
 
 MERGED = ("train", "search", "objective", "parameters")
@@ -38,7 +42,9 @@ def smoked(document: Document) -> Document:
     trials = min(8, small.section("search").get("trials", SearchSettings().trials))
     given = {f"{name}.{key}" for name in ("train", "search", "parameters") for key in section.get(name, {})}
     for path, value in (("train.epochs", epochs), ("train.size", "64x64"), ("search.trials", trials)):
-        if path not in given and path.replace("train.", "parameters.") not in given:
+        searched = path.replace("train.", "parameters.")
+        alone = list(small.section("parameters")) == [path.removeprefix("train.")]  # else nothing is left to search
+        if path not in given and searched not in given and not alone:
             small.change(path.split("."), value, where="--smoke")
     small.data["data"] = {"layout": "sample"}
     small.marks = {path: where for path, where in small.marks.items() if path.partition(".")[0] != "data"}
@@ -51,7 +57,46 @@ def smoked(document: Document) -> Document:
                 if mark.startswith(f"{source}."):
                     small.marks[mark.removeprefix("smoke.")] = where
     _start_encoders_from_scratch(small)
+    _fit_crops(small)
+    _forget_class_weights(small)
     return small
+
+
+def _values(document: Document, field: str) -> list[tuple[dict[str, Any] | list[Any], Any]]:
+    """Where the values of a field stand, fixed or in a choice: the container and the key or index in it."""
+    places: list[tuple[dict[str, Any] | list[Any], Any]] = []
+    if field in document.section("train"):
+        places.append((document.section("train"), field))
+    searched = document.section("parameters").get(field)
+    if isinstance(searched, dict) and isinstance(searched.get("choice"), list):
+        places += [(searched["choice"], index) for index in range(len(searched["choice"]))]
+    return places
+
+
+def _without_repeats(document: Document, field: str) -> None:
+    searched = document.section("parameters").get(field)
+    if isinstance(searched, dict) and isinstance(searched.get("choice"), list):
+        searched["choice"] = list({str(value): value for value in searched["choice"]}.values())
+
+
+def _fit_crops(small: Document) -> None:
+    """A crop that is right for the file's size may be larger than the small one, or too small a share of it."""
+    sizes = [container[key] for container, key in _values(small, "size")]
+    for container, key in _values(small, "crop"):
+        for size in sizes:
+            try:
+                TrainConfig.model_validate({"size": size, "crop": container[key]})
+            except ValidationError:
+                container[key] = 0.5
+    _without_repeats(small, "crop")
+
+
+def _forget_class_weights(small: Document) -> None:
+    """Weights by hand are one per class of the user's data, and the sample has classes of its own."""
+    for container, key in _values(small, "class_weights"):
+        if container[key] not in CLASS_WEIGHTS:
+            container[key] = "none"
+    _without_repeats(small, "class_weights")
 
 
 def _start_encoders_from_scratch(small: Document) -> None:

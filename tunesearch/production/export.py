@@ -32,6 +32,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         "outcome": record.outcome or "running",
         "score": {
             "objective": objective,
+            "resolution": ledger.experiment.objective.resolution,
             "value": record.best,
             "val_miou": best.val_miou if best else None,
             "epoch": best.epoch if best else None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from tunesearch.errors import InputError, Problem
+from tunesearch.errors import DataError, InputError, Problem
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.data.images import read_image
 from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES, resolve_classes
@@ -39,16 +40,22 @@ def predict(
     classes = resolve_classes(ledger.experiment.data)
     model = trained_model(ledger, record, len(classes))
     pictures = find_pictures(images)
+    problems = [problem for path in pictures if (problem := _unreadable(path))]
+    if problems:
+        raise DataError(problems)
+    targets = [output / f"{path.stem}.png" for path in pictures]
+    lost = {path.resolve() for path in pictures} & {path.resolve() for path in targets}
+    if lost:
+        rule = "a mask must not be written over its picture"
+        raise InputError(Problem("-o", rule, value=str(min(lost)), hint="give another folder"))
     device = pick_device()
     model.to(device)
     output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in pictures:
+    for path, target in zip(pictures, targets, strict=True):
         mask = predict_one(model, read_image(path), record.config, device)
-        written.append(output / f"{path.stem}.png")
-        save_mask(written[-1], mask, classes)
-        said(f"{written[-1]}: {mask.shape[1]}x{mask.shape[0]}")
-    return written
+        save_mask(target, mask, classes)
+        said(f"{target}: {mask.shape[1]}x{mask.shape[0]}")
+    return targets
 
 
 def find_pictures(images: Path) -> list[Path]:
@@ -69,6 +76,16 @@ def find_pictures(images: Path) -> list[Path]:
     if twice:
         raise InputError(Problem(str(images), "pictures need names of their own", value=f"{twice[0]} twice"))
     return found
+
+
+def _unreadable(path: Path) -> Problem | None:
+    """A problem where the file does not begin as a picture does."""
+    try:
+        with Image.open(path):
+            return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return Problem(str(path), f"the file cannot be read as a picture: {reason}")
 
 
 def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Module:

@@ -16,7 +16,8 @@ from ruamel.yaml.error import YAMLError
 
 from tunesearch.errors import InputError, Problem, nearest
 from tunesearch.segmentation.config import DataConfig, TrainConfig
-from tunesearch.segmentation.data.cache import decoded
+from tunesearch.segmentation.data.augmentation import check_augmentation
+from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import freeze_split
@@ -106,6 +107,8 @@ def train(
         said("note: the data set is not the one that the search used (its digest differs)")
     classes = resolve_classes(data)
     parts = [decoded(data, split, part, config.size) for part in ("train", "val")]
+    check_augmentation(config)
+    score = document.get("score", {})
     state = _State(output)
     state.begin({"config": config.model_dump(mode="json"), "data_digest": split.digest})
     trainer = Trainer(
@@ -117,7 +120,8 @@ def train(
         encoder_weights=encoder_weights,
         folder=output,
         workers=min(8, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
-        monitor=str(document.get("score", {}).get("objective", "val_miou")),
+        monitor=str(score.get("objective", "val_miou")),
+        originals=original_masks(data, split, "val") if score.get("resolution") == "original" else None,
     )
     write_text(output / "effective.json", json.dumps(trainer.effective(), indent=1))
     write_text(output / "config.yaml", path.read_text("utf-8"))

@@ -14,7 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -190,19 +191,42 @@ def _check_encoders(experiment: Experiment, settings: Settings) -> None:
 
 
 def _check_training(experiment: Experiment, settings: Settings) -> None:
-    """What only the libraries and the data set can tell: the augmentation's transforms, one class weight per class."""
+    check_training(experiment)
+
+
+def check_training(experiment: Experiment) -> None:
+    """What only the libraries and the number of classes can tell: the augmentation's transforms, the class weights.
+
+    Raises:
+        InputError: every problem at once.
+    """
     from tunesearch.segmentation.data.augmentation import check_augmentation
-
-    for field, check in (("augmentation", check_augmentation), ("class_weights", _check_class_weights(experiment))):
-        for value in possible(experiment, field):
-            check(TrainConfig.model_validate({"size": possible(experiment, "size")[0], field: value}))
-
-
-def _check_class_weights(experiment: Experiment) -> Callable[[TrainConfig], None]:
     from tunesearch.segmentation.data.class_weights import check_class_weights
 
+    problems: list[Problem] = []
+
+    def checked_by(check: Callable[[], None], field: str) -> None:
+        section = "parameters" if field in experiment.space else "train"
+        try:
+            check()
+        except InputError as error:
+            for problem in error.problems:
+                inner = ".".join(part for part in (problem.where, problem.path) if part and part != field)
+                problems.append(replace(problem, where="", path=".".join(filter(None, (section, field, inner)))))
+
     classes = len(resolve_classes(experiment.data))
-    return lambda config: check_class_weights(config, classes)
+    for value in possible(experiment, "class_weights"):
+        weights = TrainConfig.model_validate({"class_weights": value})
+        checked_by(partial(check_class_weights, weights, classes), "class_weights")
+    checked = set()
+    names = ("size", "crop", "augmentation")
+    for point in experiment.space.skeletons(names):
+        config = TrainConfig.model_validate({name: point.get(name, _fixed(experiment, name)) for name in names})
+        if (kind := (str(config.window or config.size), str(config.augmentation))) not in checked:
+            checked.add(kind)
+            checked_by(partial(check_augmentation, config), "augmentation")
+    if problems:
+        raise InputError(problems)
 
 
 def _fixed(experiment: Experiment, name: str) -> Any:

@@ -6,12 +6,13 @@ names listed here are held equal to the tables that implement them (models, loss
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 ENCODER_ARCHITECTURES = (
     "encoder_unet",
@@ -45,6 +46,8 @@ ARCHITECTURES = (
 )
 BATCHES_OF_TWO = ("deeplabv3", "deeplabv3plus", "pan", "upernet", "max_unpooling")
 """Architectures with a batch norm on features of one pixel, which a single image cannot be trained with."""
+POOLED_ENCODERS = re.compile(r"resnest|skresne")
+"""Encoders of which the same is true."""
 OPTIMIZERS = ("adam", "adamw", "sgd", "adamax", "nadam", "rmsprop")
 SCHEDULES = ("none", "time_decay", "exponential", "cosine", "plateau", "step", "poly")
 PIXEL_LOSSES = ("cross_entropy", "focal", "hinge")
@@ -160,6 +163,18 @@ class Size(BaseModel):
         return f"{self.width}x{self.height}"
 
 
+def _read_crop(value: Any) -> Any:
+    """A Size, a share or None."""
+    if value is None or isinstance(value, Size):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    if isinstance(value, str | dict):
+        with contextlib.suppress(ValidationError):
+            return Size.model_validate(value)
+    raise ValueError("crop must be WIDTHxHEIGHT of at least 16x16, a share of the size above 0 and up to 1, or null")
+
+
 class TrainConfig(BaseModel):
     """One training, completely. Every field may be fixed under ``train:`` or searched under ``parameters:``."""
 
@@ -217,9 +232,9 @@ class TrainConfig(BaseModel):
     """False: weight decay spares the parameters of norms and the biases."""
     schedule: Literal["none", "time_decay", "exponential", "cosine", "plateau", "step", "poly"] = "none"
     """How the learning rate changes; t counts optimiser updates. time_decay: lr / (1 + lr_decay * t). exponential:
-    times lr_gamma every epoch after lr_hold_epochs. cosine: down to 0 at the end. plateau: times lr_gamma whenever
-    plateau_metric has not improved for longer than plateau_patience. step: times lr_gamma every lr_step_epochs. poly:
-    lr * (1 - t / total) ** poly_power."""
+    times lr_gamma every epoch, for the first time in the one behind lr_hold_epochs. cosine: down to 0 at the end.
+    plateau: times lr_gamma whenever plateau_metric has not improved for longer than plateau_patience. step: times
+    lr_gamma every lr_step_epochs. poly: lr * (1 - t / total) ** poly_power."""
     lr_decay: float = Field(default=1e-3, ge=0.0, le=10.0)
     """For time_decay."""
     lr_gamma: float = Field(default=0.1, gt=0.0, lt=1.0)
@@ -266,7 +281,10 @@ class TrainConfig(BaseModel):
     normalization: Literal["auto", "measured"] = "auto"
     """Mean and deviation per channel: those that the encoder's weights were trained with (ImageNet's without an
     encoder), or those of the training split."""
-    crop: Size | Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    crop: Annotated[
+        Size | float | None,
+        BeforeValidator(_read_crop, json_schema_input_type=str | float | None),
+    ] = None
     """Training sees windows of this size, or of this share of either side of ``size``; null: whole images."""
     cropping: Literal["random", "five", "grid"] = "random"
     """Which windows: one at random per image and epoch; the four corners and the centre; or all of a grid."""
@@ -306,10 +324,9 @@ class TrainConfig(BaseModel):
             raise ValueError(f"architecture {self.architecture!r} needs an encoder, such as mobilenet_v2")
         smallest = min(self.batch_size, self.micro_batch or self.batch_size)
         if smallest < self.smallest_batch:
-            if self.architecture in BATCHES_OF_TWO:
-                raise ValueError(
-                    f"{self.architecture} has batch norm on pooled features: batches of at least 2 images needed"
-                )
+            if self.architecture in BATCHES_OF_TWO or POOLED_ENCODERS.search(self.encoder or ""):
+                what = self.architecture if self.architecture in BATCHES_OF_TWO else f"encoder {self.encoder}"
+                raise ValueError(f"{what} has batch norm on pooled features: batches of at least 2 images needed")
             raise ValueError(
                 f"{self.architecture} has batch norm on features of one pixel at {self.window or self.size}: "
                 "batches of at least 2 images, or a larger size, needed"
@@ -320,6 +337,8 @@ class TrainConfig(BaseModel):
         window = self.window
         if window is not None and (window.width > self.size.width or window.height > self.size.height):
             raise ValueError(f"crop {window} must not be larger than size {self.size}")
+        if window is not None and min(window.width, window.height) < 16:
+            raise ValueError(f"crop {self.crop} of size {self.size} is {window}, and at least 16x16 are needed")
         return self
 
     @property
@@ -327,12 +346,14 @@ class TrainConfig(BaseModel):
         """``crop`` in pixels."""
         if self.crop is None or isinstance(self.crop, Size):
             return self.crop
-        width, height = (max(16, round(self.crop * side)) for side in (self.size.width, self.size.height))
-        return Size(width=width, height=height)
+        width, height = (round(self.crop * side) for side in (self.size.width, self.size.height))
+        return Size.model_construct(width=width, height=height)  # whether it is too small is told with the size
 
     @property
     def smallest_batch(self) -> int:
         """Images that a forward pass of the training needs: 2 where a batch norm sees one pixel of each, else 1."""
+        if self.has_encoder and self.encoder is not None and POOLED_ENCODERS.search(self.encoder):
+            return 2
         window = self.window or self.size
         one_pixel = ONE_PIXEL[self.architecture](self) if self.architecture in ONE_PIXEL else 0
         return 2 if self.architecture in BATCHES_OF_TWO or max(window.width, window.height) <= one_pixel else 1

@@ -46,7 +46,8 @@ class FoldedTrainer:
         for metrics in self._saved():
             self._add(metrics)
             self.resumed = metrics
-        if self.resumed is not None and all(trainer.outcome == "completed" for trainer in self.trainers):
+        newest = max(trainer.epoch for trainer in self.trainers)
+        if len(self._means) >= max(newest, 1) and all(trainer.outcome == "completed" for trainer in self.trainers):
             self.outcome = "completed"
 
     @property
@@ -66,6 +67,7 @@ class FoldedTrainer:
                     self.outcome = trainer.outcome
                     return
                 self._newest[fold] = metrics
+                trainer.rest()  # else every fold would keep its own worker processes
             mean = _mean([metrics for metrics in self._newest if metrics], len(self._means) + 1, self.monitor)
             self._add(mean)
             if self._file is not None:
@@ -105,25 +107,30 @@ class FoldedTrainer:
 
 
 def _mean(metrics: Sequence[EpochMetrics], epoch: int, monitor: str) -> EpochMetrics:
-    """The mean over folds; times and updates are sums, an IoU is over the folds in which the class occurs."""
+    """The mean over folds, of each fold's newest epoch.
+
+    Updates are those of all folds so far; times the sums over the folds that trained this epoch; a class's IoU the mean
+    over the folds in which it occurs.
+    """
+    now = [item for item in metrics if item.epoch == epoch]
 
     def mean(name: str) -> float:
         return statistics.fmean(getattr(item, name) for item in metrics)
 
     def total(name: str) -> float:
-        return float(sum(getattr(item, name) for item in metrics))
+        return float(sum(getattr(item, name) for item in now))
 
     def iou(values: Sequence[float | None]) -> float | None:
         present = [value for value in values if value is not None]
         return statistics.fmean(present) if present else None
 
-    images = sum(item.images_per_second * item.train_seconds for item in metrics)
+    images = sum(item.images_per_second * item.train_seconds for item in now)
     means = ("train_loss", "val_loss", "val_miou", "val_miou_no_background", "val_dice", "val_pixel_accuracy", "lr")
     return EpochMetrics(
         epoch=epoch,
         **{name: mean(name) for name in means},
         val_iou=tuple(iou(values) for values in zip(*(item.val_iou for item in metrics), strict=True)),
-        updates=int(total("updates")),
+        updates=sum(item.updates for item in metrics),
         train_seconds=total("train_seconds"),
         val_seconds=total("val_seconds"),
         images_per_second=images / total("train_seconds"),

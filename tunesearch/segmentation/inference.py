@@ -19,6 +19,9 @@ from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.windows import Place, grid, starts
 from tunesearch.segmentation.files import write_atomic
 
+_SCORES = 2**26
+"""Scores of one picture that are resized at once: 256 MiB."""
+
 
 def tiles(config: TrainConfig) -> list[Place] | None:
     """Upper left corners (top, left) of the windows that an image of ``config.size`` is predicted in; None: whole."""
@@ -85,8 +88,16 @@ def resized_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         uint8 (height, width), on the scores' device.
     """
-    large = F.interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=False)
-    return large[0].argmax(dim=0).to(torch.uint8)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    labels = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    step = max(1, _SCORES // (size[0] * size[1]))
+    for first in range(0, len(scores), step):  # all classes of a large picture at once may be gigabytes
+        part = scores[None, first : first + step].float()
+        value, index = F.interpolate(part, size=size, mode="bilinear", align_corners=False)[0].max(dim=0)
+        better = value > best
+        best = torch.where(better, value, best)
+        labels = torch.where(better, (index + first).to(torch.uint8), labels)
+    return labels
 
 
 @torch.inference_mode()

@@ -38,6 +38,8 @@ from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.optimizers import build_optimizer
 from tunesearch.segmentation.schedules import lr_factor, stops_early
 
+CHECKPOINT_FORMAT = 2
+"""Raised whenever a checkpoint's content changes."""
 TrainerOutcome = Literal["completed", "diverged", "out_of_memory"]
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,12 +90,13 @@ class EpochMetrics:
         return cls(**{**values, **lists})
 
     def numbers(self) -> dict[str, float]:
-        """Every scalar by name, for a tracker."""
-        return {
+        """Every scalar by name, for a tracker; the folds' as ``fold_0`` and so on."""
+        scalars = {
             field.name: float(getattr(self, field.name))
             for field in fields(self)
             if field.name not in ("epoch", "val_iou", "finished_at", "folds")
         }
+        return {**scalars, **{f"fold_{number}": value for number, value in enumerate(self.folds)}}
 
 
 class _Rng:
@@ -364,20 +367,21 @@ class Trainer:
         for images, masks in self.val_batches:
             images = images.to(self.device, non_blocking=True)
             masks = masks.to(self.device, non_blocking=True).long()
-            with self._autocast():
-                logits = torch.cat([self._logits(part) for part in self._micro(images)])
             share = self.loss.share(masks)
-            total += self.loss(logits, masks) * share
             weight += share
-            prediction = logits.argmax(dim=1)  # (N, H, W)
-            if self.originals is None:
-                confusion.add(masks, prediction)
-            else:
-                self._score_originals(confusion, logits, first)
-            for index in self.watch:
-                if first <= index < first + len(masks):
-                    watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
-            first += len(masks)
+            for part, truth in zip(self._micro(images), self._micro(masks), strict=True):
+                with self._autocast():
+                    logits = self._logits(part)
+                total += self.loss.part(logits, truth, masks) * share
+                prediction = logits.argmax(dim=1)  # (N, H, W)
+                if self.originals is None:
+                    confusion.add(truth, prediction)
+                else:
+                    self._score_originals(confusion, logits, first)
+                for index in self.watch:
+                    if first <= index < first + len(truth):
+                        watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
+                first += len(truth)
         pictures = np.stack([watched[index] for index in self.watch]) if self.watch else None
         return float(total / weight.clamp_min(1e-12)), confusion.numpy(), pictures
 
@@ -410,6 +414,7 @@ class Trainer:
         if self.folder is None:
             return
         state = {
+            "format": CHECKPOINT_FORMAT,
             "epoch": self.epoch,
             "updates": self.updates,
             "micro_batch": self.micro_batch,
@@ -426,8 +431,8 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         state = load_checkpoint(path)
-        if state is None:
-            return
+        if state is None or state.get("format") != CHECKPOINT_FORMAT:
+            return  # none, a damaged one, or one of another version of tunesearch: training starts anew
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -511,9 +516,14 @@ class Trainer:
         """The settings that decide at the end of an epoch, from the configuration that the decision reads."""
         return {key: value for key, value in self.config.governing().items() if key.startswith(name)}
 
+    def rest(self) -> None:
+        """End the worker processes; they start again when the next epoch needs them."""
+        self.train_batches.close()
+        self.val_batches._iterator = None
+
     def close(self) -> None:
         """Let go of worker processes and of the device's memory."""
-        self.train_batches.close()
+        self.rest()
         del self.model, self.optimizer, self.loss
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -15,32 +15,32 @@ import albumentations
 import cv2
 
 from tunesearch.segmentation.config import Size, TrainConfig
-from tunesearch.segmentation.data.transform_list import build_transforms
+from tunesearch.segmentation.data.transform_list import build_transforms, try_transforms
 
 
 def pipeline(config: TrainConfig) -> albumentations.Compose | None:
     """What is done to every training image uint8 (H, W, 3) and its mask uint8 (H, W); None where nothing is.
 
-    The size is ``config.window``, else ``config.size``. A list of the user's own has been tried on a picture of it.
+    The size is ``config.window``, else ``config.size``.
 
     Raises:
-        InputError: a transform or an argument that does not exist, or that images with masks cannot use.
+        InputError: a transform or an argument that does not exist.
     """
-    size = config.window or config.size
     if isinstance(config.augmentation, str):
-        transforms = NAMED[config.augmentation](config.augmentation_strength, size)
+        transforms = NAMED[config.augmentation](config.augmentation_strength, config.window or config.size)
     else:
-        transforms = build_transforms(config.augmentation, size)
+        transforms = build_transforms(config.augmentation)
     return albumentations.Compose(transforms) if transforms else None
 
 
 def check_augmentation(config: TrainConfig) -> None:
-    """Do what :func:`pipeline` does, for its errors only.
+    """Try the pipeline of a configuration on a picture of its size.
 
     Raises:
-        InputError: as :func:`pipeline`.
+        InputError: a transform or an argument that does not exist, or that images with masks cannot use.
     """
-    pipeline(config)
+    if not isinstance(config.augmentation, str):
+        try_transforms(build_transforms(config.augmentation), config.window or config.size)
 
 
 def _none(strength: float, size: Size) -> list[Any]:

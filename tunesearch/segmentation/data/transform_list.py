@@ -62,7 +62,7 @@ _SEEDS = 5
 """Of a trial: a quarter turn that changes the size must not slip through by chance."""
 
 
-def build_transforms(items: Sequence[dict[str, Any]], size: Size) -> list[Any]:
+def build_transforms(items: Sequence[dict[str, Any]]) -> list[Any]:
     """The transforms of ``items``, each ``{NAME: {argument: value}}``; groups hold others under ``transforms``.
 
     Masks keep their labels: what comes in from outside of the image is void unless ``fill_mask`` says otherwise. The
@@ -70,17 +70,14 @@ def build_transforms(items: Sequence[dict[str, Any]], size: Size) -> list[Any]:
 
     Args:
         items: in the order of their application.
-        size: of what they are applied to, and of what they must give back.
 
     Raises:
-        InputError: names, arguments and values that do not exist, all at once; then the first transform that an image
-            with a mask cannot be given to, or that gives back something else than such a pair.
+        InputError: names, arguments and values that do not exist, all at once.
     """
     problems: list[Problem] = []
     transforms = _build(items, "", problems)
     if problems:
         raise InputError(problems)
-    _try(transforms, size)
     return transforms
 
 
@@ -176,13 +173,17 @@ def _refused(error: Exception, path: str) -> list[Problem]:
     return list(found.values())
 
 
-def _try(transforms: list[Any], size: Size) -> None:
+def try_transforms(transforms: list[Any], size: Size) -> None:
     """Apply a list to a made-up pair, with every part of it forced and as it is.
 
     The mask holds 1, 2 and void: any other label afterwards was made up, unless it is the user's own ``fill_mask``.
 
+    Args:
+        size: of what they are applied to, and of what they must give back.
+
     Raises:
-        InputError: see :func:`build_transforms`.
+        InputError: the first transform that an image with a mask cannot be given to, or that gives back something else
+            than such a pair.
     """
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (size.height, size.width, 3), np.uint8)
