@@ -71,14 +71,21 @@ def show(name: str, *, encoder: str | None, classes: int, size: str, overrides: 
     and no memory is taken for weights.
     """
     config = _config(name, encoder, size, overrides)
+    from tunesearch.errors import InputError, Problem, TunesearchError
     from tunesearch.segmentation.models.library import encoder_problem
     from tunesearch.segmentation.models.summary import summarize
 
     if config.encoder is not None and (problem := encoder_problem(config.encoder, "--encoder")):
-        from tunesearch.errors import InputError
-
         raise InputError(problem)
-    summary = summarize(config, classes, height=config.size.height, width=config.size.width)
+    try:
+        summary = summarize(config, classes, height=config.size.height, width=config.size.width)
+    except TunesearchError:
+        raise
+    except Exception as error:  # whatever a user's own function does
+        if ":" not in name:
+            raise
+        rule = f"must be a function(config, classes) that gives a network: {type(error).__name__}: {error}"
+        raise InputError(Problem("NAME", rule, value=name)) from error
     if as_json:
         import json
         from dataclasses import asdict

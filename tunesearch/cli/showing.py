@@ -155,7 +155,9 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
         return
     best = result.best
     console.print(Text(f"best: trial {best.number}, {result.objective} {best.best:.4f}: {_settings(best.parameters)}"))
-    console.print(Text("      (one training, not yet repeated over seeds: the top of many trials is partly luck)"))
+    folds = max((len(saved.metrics.folds) for saved in best.epochs.values()), default=0)
+    what = f"the mean of {folds} folds, one training each" if folds else "one training"
+    console.print(Text(f"      ({what}, not yet repeated over seeds: the top of many trials is partly luck)"))
     where = f" --storage {storage}" if storage else ""
     console.print(Text(f"next: tunesearch export {result.name} -o best.yaml{where}; tunesearch ui{where}"))
 

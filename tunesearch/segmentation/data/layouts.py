@@ -476,7 +476,11 @@ def _existing_root(data: DataConfig) -> Path:
         rule = f"must be given for the {data.layout} layout"
         raise DataError(Problem("data", rule, path="root", hint="root: FOLDER, or --data FOLDER"))
     if not root.is_dir():
-        raise DataError(_no_folder(root, "the data set's folder must exist"))
+        hint = "--data FOLDER gives another"
+        if data.layout == "voc":
+            hint += "; tunesearch data fetch voc2012 brings PASCAL VOC"
+        rule = "the data set's folder must exist" if not root.exists() else "the data set must be a folder"
+        raise DataError(Problem(str(root), rule, hint=hint))
     return root
 
 
