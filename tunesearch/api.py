@@ -24,7 +24,7 @@ from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, sea
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import Settings, check_surroundings, drive, find_own_code, preflight, unfinished
 from tunesearch.segmentation.data.checks import DataReport
-from tunesearch.segmentation.data.layouts import find_pairs
+from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
 from tunesearch.tracking import Tracker, default_uri, without_password
 from tunesearch.tracking import sync as sync_view
@@ -95,6 +95,7 @@ class SearchResult:
         objective: the metric that was searched for.
         trials: those that count, by number.
         best: the best completed trial (of the unfinished ones where none was completed); None: no trial has a score.
+        classes: their names, in the order of their indices.
         sample: whether the data were the built-in sample.
         duplicates: suggestions that equalled an earlier trial and were not trained.
         seconds: of searching, all sessions together.
@@ -105,15 +106,26 @@ class SearchResult:
     objective: str
     trials: tuple[TrialRecord, ...]
     best: TrialRecord | None
+    classes: tuple[str, ...]
     sample: bool
     duplicates: int
     seconds: float
+
+    def class_iou(self) -> dict[str, float | None]:
+        """IoU per class at the best trial's best epoch; None for a class absent from truth and prediction."""
+        if self.best is None or not self.best.epochs:
+            return {}
+        return dict(zip(self.classes, self.best.best_epoch(self.objective).metrics.val_iou, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of ``run`` and ``show``."""
         best = None
         if self.best is not None:
-            best = {**self.best.as_dict(), "config": self.best.config.model_dump(mode="json")}
+            best = {
+                **self.best.as_dict(),
+                "iou": self.class_iou(),
+                "config": self.best.config.model_dump(mode="json"),
+            }
         return {
             "name": self.name,
             "status": self.status,
@@ -358,6 +370,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         objective=ledger.experiment.objective.metric,
         trials=tuple(counted),
         best=ledger.best(),
+        classes=tuple(spec.name for spec in resolve_classes(ledger.experiment.data)),
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
         seconds=float(ledger.attribute("seconds", 0.0)),
@@ -394,7 +407,7 @@ def _load_or_damaged(name: str, folder: Path) -> SearchResult:
     try:
         return load(name, storage=folder)
     except InputError:
-        return SearchResult(name, "damaged", "", (), None, sample=False, duplicates=0, seconds=0.0)
+        return SearchResult(name, "damaged", "", (), None, (), sample=False, duplicates=0, seconds=0.0)
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:

@@ -54,6 +54,9 @@ def test_a_search_and_what_mlflow_says_of_it(tiny_space: Path, tmp_path: Path, m
     best = result.best
     assert best is not None
     assert best.best == max(r.best or 0 for r in result.trials if r.outcome == "completed")
+    iou = result.class_iou()
+    assert list(iou) == ["background", "disc", "square", "triangle", "stripes"]
+    assert best.best == pytest.approx(sum(value for value in iou.values() if value is not None) / 5)
     assert len({record.config.seed for record in result.trials}) == 6
 
     parent, children, client = _runs(storage)

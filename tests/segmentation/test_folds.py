@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +125,6 @@ def test_what_was_applied(pool: DecodedPart) -> None:
     effective = folded(pool).effective()
     assert effective["folds"] == [{"train_images": 4, "val_images": 2}] * 3
     assert effective["network"] == "ConvStack"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("patience", [None, 1])

@@ -155,6 +155,8 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
         return
     best = result.best
     console.print(Text(f"best: trial {best.number}, {result.objective} {best.best:.4f}: {_settings(best.parameters)}"))
+    told = ", ".join(f"{name} {'absent' if iou is None else f'{iou:.3f}'}" for name, iou in result.class_iou().items())
+    console.print(Text(f"IoU per class: {told}"))
     folds = max((len(saved.metrics.folds) for saved in best.epochs.values()), default=0)
     what = f"the mean of {folds} folds, one training each" if folds else "one training"
     console.print(Text(f"      ({what}, not yet repeated over seeds: the top of many trials is partly luck)"))
