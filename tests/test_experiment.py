@@ -971,3 +971,28 @@ def test_an_impossible_combination_is_refused_before_the_search(tmp_path: Path) 
         load_experiment(path)
     fields = "{architecture: encoder_unet, encoder: resnet18, encoder_depth: 3, size: 32x32, batch_size: 1}"
     assert load_experiment(written(tmp_path, fields, "lr: {float: [0.1, 0.2]}"))
+
+
+@pytest.mark.parametrize(
+    ("train", "parameters", "idle"),
+    [
+        ("{lr_decay: 0.1}", "lr: {float: [0.1, 0.2]}", ["lr_decay"]),
+        ("{lr_decay: 0.1}", "schedule: {choice: [none, time_decay]}", []),
+        ("{lr_decay: 0.1, schedule: time_decay}", "lr: {float: [0.1, 0.2]}", []),
+        ("{hard_pixels: 0.3, loss: dice}", "lr: {float: [0.1, 0.2]}", ["hard_pixels"]),
+        ("{hard_pixels: 0.3}", "loss: {choice: [dice, dice + hinge]}", []),
+        ("{nesterov: true, encoder_depth: 4}", "optimizer: {choice: [adam, sgd]}", ["encoder_depth"]),
+        ("{nesterov: true, momentum: 0.0}", "optimizer: {choice: [adam, sgd]}", ["nesterov"]),
+        ("{nesterov: true, optimizer: sgd}", "momentum: {float: [0.0, 0.9]}", []),
+        ("{tile_overlap: 0.5, early_stop_delta: 0.1}", "lr: {float: [0.1, 0.2]}", ["tile_overlap", "early_stop_delta"]),
+        ("{tile_overlap: 0.5, crop: 0.5}", "tiled_inference: {choice: [false, true]}", []),
+    ],
+)
+def test_fixed_fields_without_an_effect_are_named(tmp_path: Path, train: str, parameters: str, idle: list[str]) -> None:
+    """By hand, from each field's own description."""
+    assert load_experiment(written(tmp_path, train, parameters)).idle_fields() == idle
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_shipped_spaces_fix_nothing_in_vain(name: str) -> None:
+    assert load_experiment(name).idle_fields() == []

@@ -99,6 +99,8 @@ def check(files: tuple[str, ...], *, overrides: tuple[str, ...], smoke: bool) ->
         else:
             count = len(experiment.space)
             click.echo(f"{file}: ok ({count} parameter{'s' if count > 1 else ''})")
+            for name in experiment.idle_fields():
+                click.echo(f"{file}: note: train.{name} has no effect on anything that is searched here")
     if problems:
         raise InputError(problems)
 

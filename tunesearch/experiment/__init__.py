@@ -20,7 +20,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, ValidationError
 from ruamel.yaml import YAML
@@ -32,7 +32,7 @@ from tunesearch.experiment.schema import experiment_schema
 from tunesearch.experiment.sections import SCHEDULERS, Asha, Median, Objective, SearchSettings
 from tunesearch.experiment.smoke import smoke_problems, smoked
 from tunesearch.experiment.validation import rule_of
-from tunesearch.segmentation.config import DataConfig, TrainConfig
+from tunesearch.segmentation.config import GOVERNS, DataConfig, TrainConfig
 from tunesearch.space import Space
 
 __all__ = [
@@ -45,6 +45,18 @@ __all__ = [
     "load_experiment",
     "shipped_spaces",
 ]
+
+
+class _Watched:
+    """Values that note which of them are looked at."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return self.values[name]
 
 
 class Experiment(BaseModel):
@@ -92,6 +104,26 @@ class Experiment(BaseModel):
                 for found in error.errors()
             ]
             raise InputError(problems) from None
+
+    def idle_fields(self) -> list[str]:
+        """Fixed fields that have no effect with anything that the space can propose, in the order of the file."""
+        return [name for name in self.train if name in GOVERNS and not self._governs(name)]
+
+    def _governs(self, name: str) -> bool:
+        """Whether a field has an effect with some point over the fields that decide on that."""
+        defaults = {field: info.default for field, info in TrainConfig.model_fields.items()}
+        deciding: set[str] = set()
+        while True:
+            read: set[str] = set()
+            for point in self.space.skeletons(deciding) if deciding else [{}]:
+                config = _Watched({**defaults, **self.train, **point})
+                governs = GOVERNS[name](cast(TrainConfig, config))
+                read |= config.read & set(self.space.names)
+                if governs and read <= deciding:
+                    return True
+            if read <= deciding:
+                return False
+            deciding |= read
 
     def to_document(self) -> dict[str, Any]:
         """Plain data that ``from_document`` reads back to an equal Experiment; a valid search-space file once

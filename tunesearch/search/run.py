@@ -236,6 +236,7 @@ def _fixed(experiment: Experiment, name: str) -> Any:
 
 def _notes(experiment: Experiment) -> list[str]:
     notes = [f"try_first {index + 1} is skipped: {reason}" for index, reason in experiment.skipped_points]
+    notes += [f"train.{name} has no effect on anything that is searched here" for name in experiment.idle_fields()]
     if experiment.search.sampler == "grid" and experiment.try_first:
         notes.append("try_first is not used: a grid tries every point anyway")
     grace = getattr(experiment.scheduler, "grace_epochs", None)

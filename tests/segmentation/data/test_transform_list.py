@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import albumentations
@@ -216,3 +217,12 @@ def test_advice_of_the_library_is_no_error() -> None:
 def test_turns_by_ninety_degrees_need_a_square(name: str) -> None:
     assert "must give back the size" in message([{name: {}}])
     check_augmentation(config([{name: {}}], size="64x64"))
+
+
+def test_the_readmes_own_list() -> None:
+    """Oracle: the README."""
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    block = next(part.split("```")[0] for part in text.split("```yaml\n") if part.startswith("train:\n  augmentation:"))
+    items = YAML(typ="safe", pure=True).load(block)["train"]["augmentation"]
+    assert len(items) == 3
+    check_augmentation(TrainConfig.model_validate({"augmentation": items}))
