@@ -328,3 +328,39 @@ def test_what_only_the_libraries_and_the_data_can_tell(
     with pytest.raises(tunesearch.InputError, match=said):
         tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=1, overrides=[override])
     assert not (tmp_path / "runs").exists()
+
+
+def test_folds_of_which_a_checkpoint_was_lost_start_anew(tiny_space: Path, tmp_path: Path) -> None:
+    """The network's process removes one fold's checkpoint before it dies. Oracle: the same trial without all that."""
+    (tiny_space.parent / "tiny_losing.py").write_text("""
+import os, pathlib
+from tiny_model import tiny
+
+HERE = pathlib.Path(__file__).parent
+
+def loses(config, classes):
+    network = tiny(config, classes)
+    marker, calls = HERE / "died", {"train": 0}
+    def count(module, inputs):
+        calls["train"] += module.training
+        if calls["train"] > 7 and not marker.exists():
+            marker.touch()
+            (HERE.parent / "runs/a/trials/0000/fold-1/last.pt").unlink()
+            os._exit(1)
+    network.register_forward_pre_hook(count)
+    return network
+""")
+    folds = "data={layout: sample, folds: {k_fold: 2}}"
+    calm = tunesearch.run(tiny_space, name="a", storage=tmp_path / "calm", trials=1, overrides=[folds])
+    torn = tunesearch.run(
+        tiny_space,
+        name="a",
+        storage=tmp_path / "runs",
+        trials=1,
+        overrides=[folds, "train.architecture=tiny_losing:loses"],
+    )
+    assert (tiny_space.parent / "died").exists()
+    assert torn.trials[0].attempts == 1
+    assert [saved.metrics.folds for saved in torn.trials[0].epochs.values()] == [
+        saved.metrics.folds for saved in calm.trials[0].epochs.values()
+    ]

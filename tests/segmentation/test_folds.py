@@ -152,3 +152,13 @@ def test_times_are_of_the_folds_that_trained(pool: DecodedPart) -> None:
     assert (early.epoch, late.epoch) == (2, 3)
     assert last.images_per_second * last.train_seconds == pytest.approx(4)
     assert last.numbers()["fold_1"] == last.folds[1]
+
+
+@pytest.mark.parametrize("lost", ["fold-1/last.pt", "folds.json"])
+def test_checkpoints_that_do_not_fit_together_are_told(pool: DecodedPart, tmp_path: Path, lost: str) -> None:
+    """After three epochs one fold's checkpoint, or the means, are gone: no mean may be made of different epochs."""
+    list(folded(pool, tmp_path).epochs())
+    assert not folded(pool, tmp_path).apart
+    (tmp_path / lost).unlink()
+    assert folded(pool, tmp_path).apart
+    assert not folded(pool, tmp_path / "new").apart

@@ -12,7 +12,7 @@ from tunesearch.cli import options
 
 @click.group()
 def data() -> None:
-    """Look at a data set before searching."""
+    """Fetch a data set, and look at one before searching."""
 
 
 @data.command()

@@ -122,14 +122,24 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         else:
             pool = decoded(experiment.data, split, POOL, config.size)
             masks = original_masks(experiment.data, split, POOL) if original else None
-            trainers = []
-            for fold, (train_rows, val_rows) in enumerate(folds(experiment.data, split)):
-                folder = self.folder / f"fold-{fold}"
-                folder.mkdir(exist_ok=True)
-                val, truth = pool.take(val_rows), masks.take(val_rows) if masks is not None else None
-                trainers.append(trainer_of(pool.take(train_rows), val, truth, folder))
-                self.val = self.val if fold else val  # the pictures are the first fold's
-            trainer = FoldedTrainer(trainers, folder=self.folder)
+            rows = folds(experiment.data, split)
+            self.val = pool.take(rows[0][1])  # the pictures are the first fold's
+
+            def of_folds() -> FoldedTrainer:
+                trainers = []
+                for fold, (train_rows, val_rows) in enumerate(rows):
+                    folder = self.folder / f"fold-{fold}"
+                    folder.mkdir(exist_ok=True)
+                    truth = masks.take(val_rows) if masks is not None else None
+                    trainers.append(trainer_of(pool.take(train_rows), pool.take(val_rows), truth, folder))
+                return FoldedTrainer(trainers, folder=self.folder)
+
+            trainer = of_folds()
+            if trainer.apart:
+                trainer.close()
+                for lost in (*self.folder.glob("fold-*/last.pt"), self.folder / "folds.json"):
+                    lost.unlink(missing_ok=True)
+                trainer = of_folds()
         self.watch = _watched(self.val)
         write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
         return trainer

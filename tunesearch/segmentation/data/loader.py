@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tunesearch.errors import InputError
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.augmentation import pipeline
-from tunesearch.segmentation.data.cache import DecodedPart, Rows
+from tunesearch.segmentation.data.cache import DecodedPart
 from tunesearch.segmentation.data.copy_paste import copy_paste
 from tunesearch.segmentation.data.transform_list import reseed, wrong_size
 from tunesearch.segmentation.data.windows import Pair, Place, cut, five, grid, moved, random_place, scaled
@@ -32,8 +32,6 @@ from tunesearch.segmentation.data.windows import Pair, Place, cut, five, grid, m
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images uint8 (N, 3, H, W) in channels_last memory, RGB; masks uint8 (N, H, W). Both eight times smaller to move than
 what a loss wants: the trainer converts them on its device (``masks.long()``)."""
-
-Array = NDArray[np.uint8] | Rows
 
 _ORDER, _AUGMENTATION, _WINDOWS = 1, 2, 3
 """First words of the seeds: without them the seeds (seed, epoch) and (seed, epoch, 0) would be the same to NumPy."""
@@ -162,17 +160,9 @@ class _Whole(Dataset[Batch]):
     def __init__(self, part: DecodedPart) -> None:
         self.part = part
 
-    def _arrays(self) -> tuple[Array, Array]:
-        """The part's images and masks. Maps as plain views: indexing a memmap costs several times as much."""
-        images, masks = self.part.images, self.part.masks
-        return (
-            np.asarray(images) if isinstance(images, np.ndarray) else images,
-            np.asarray(masks) if isinstance(masks, np.ndarray) else masks,
-        )
-
     def __getitem__(self, item: Item) -> Batch:
-        images, masks = self._arrays()
-        return _tensors(images[list(item[2])], masks[list(item[2])])
+        chosen = list(item[2])
+        return _tensors(self.part.images[chosen], self.part.masks[chosen])
 
 
 class _Batches(_Whole):
@@ -207,7 +197,7 @@ class _Batches(_Whole):
         rng = np.random.default_rng([_WINDOWS, self.seed, epoch, number])
         if self.transform is not None:
             reseed(self.transform, [_AUGMENTATION, self.seed, epoch, number])
-        all_images, all_masks = self._arrays()
+        all_images, all_masks = self.part.images, self.part.masks
         images = np.empty((len(items), *self.size, 3), np.uint8)
         masks = np.empty((len(items), *self.size), np.uint8)
         for place, one in enumerate(items):
