@@ -8,7 +8,10 @@ TunesearchError             base: the command line prints it as one clean messag
 │   ├── LedgerError         a search whose files are damaged
 │   └── LedgerBusy          another process drives this search
 ├── Infeasible              this configuration cannot be built (a network that its encoder does not allow)
-└── NoUsableTrial           the search ended and no trial gave a score; exit code 1
+├── NoUsableTrial           the search ended and no trial gave a score; exit code 1
+├── DiskFull                a disk was full while something was written; exit code 4
+├── UnfitNode               a node of the cluster cannot run trials as it is
+└── Halted                  the surroundings made a search stop, with its state saved; exit code 4
 """
 
 from __future__ import annotations
@@ -102,6 +105,30 @@ class NoUsableTrial(TunesearchError):
     Attributes:
         result: the SearchResult, with every trial and why it ended.
     """
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class DiskFull(TunesearchError):
+    """A disk was full while something was written; what was there before is whole."""
+
+    exit_code = 4
+
+
+class UnfitNode(TunesearchError):
+    """A node of the cluster sees another storage, other versions or other data than the driver."""
+
+
+class Halted(TunesearchError):
+    """Its surroundings made a search stop: a full disk, a ledger that cannot be written. ``resume`` goes on.
+
+    Attributes:
+        result: the SearchResult so far.
+    """
+
+    exit_code = 4
 
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)

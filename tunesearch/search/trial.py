@@ -32,7 +32,8 @@ from tunesearch.segmentation.folds import FoldedTrainer
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 
 EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
-"""Environment variable: a file to which every trained epoch is appended, for tests that count epochs independently."""
+"""Environment variable: a file to which the begin and the end of every trained epoch are appended, for tests that count
+epochs independently of the ledger. The end is written once the epoch's checkpoint is on disk."""
 WATCHED = 4
 """How many validation images are drawn with their prediction."""
 
@@ -61,13 +62,14 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 if self.trainer.resumed is not None:
                     return self._report(self.trainer.resumed, self.trainer.outcome)
             assert self.epochs is not None
+            self._log("begin", self.trainer.epoch + 1)
             metrics = next(self.epochs, None)
         except Infeasible as error:
             return self._report(None, "infeasible", str(error))
         except torch.OutOfMemoryError as error:  # the network alone does not fit; the trainer handles the rest
             return self._report(None, "out_of_memory", str(error).splitlines()[0])
         if metrics is not None:
-            self._note(metrics)
+            self._log("end", metrics.epoch)
             if self.trainer.best is metrics:
                 self._draw()
         return self._report(metrics, self.trainer.outcome)
@@ -153,11 +155,11 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         }
         return {"report": json.dumps(report)}
 
-    def _note(self, metrics: EpochMetrics) -> None:
+    def _log(self, what: str, epoch: int) -> None:
         log = os.environ.get(EPOCH_LOG)
         if log:
             with Path(log).open("a") as file:
-                file.write(f"{self.assignment['number']} {metrics.epoch} {os.getpid()} {time.time():.3f}\n")
+                file.write(f"{what} {self.assignment['number']} {epoch} {os.getpid()} {time.time():.3f}\n")
 
     def _draw(self) -> None:
         """Image, truth, prediction and overlay of the watched images, as they are at the best epoch so far."""

@@ -58,6 +58,11 @@ class FoldedTrainer:
         """Those of the first fold, at its own best epoch."""
         return self.trainers[0].best_predictions
 
+    @property
+    def epoch(self) -> int:
+        """The last epoch that every fold has finished."""
+        return len(self._means)
+
     def epochs(self) -> Iterator[EpochMetrics]:
         """Train all folds to the end, one epoch at a time. A fold that stopped early counts with its last epoch."""
         iterators = [trainer.epochs() for trainer in self.trainers]
