@@ -134,6 +134,7 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
     """As `tunesearch.run` does it after the preflight: ledger, tracker, drive, finish."""
     from tunesearch.search import run, searcher, trial  # noqa: F401  # what drive() imports
     from tunesearch.search.ledger import Ledger
+    from tunesearch.search.settings import Settings
     from tunesearch.segmentation.data.splits import Split
     from tunesearch.tracking import Tracker, default_uri
 
@@ -147,7 +148,7 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
             return super().reset_config({**new_config, "config": {"benchmark_classes": classes}})
 
     experiment = experiment_for(folder, trials)
-    settings = run.Settings(max_concurrent=CPUS)
+    settings = Settings(max_concurrent=CPUS)
     profiler = cProfile.Profile() if profile else None
     start = time.perf_counter()
     if profiler is not None:

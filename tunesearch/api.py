@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
-from tunesearch.errors import InputError, NoUsableTrial, Problem
-from tunesearch.experiment import load_experiment
+from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
+from tunesearch.experiment import load_flagged
+from tunesearch.experiment.document import read_overrides
 from tunesearch.production.export import chosen
 from tunesearch.production.export import export as write_export
 from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.train import train as train_configuration
+from tunesearch.search import requests
+from tunesearch.search.database import check_url
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
+from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
-from tunesearch.search.run import Settings, check_surroundings, drive, find_own_code, preflight, unfinished
+from tunesearch.search.run import drive, unfinished
+from tunesearch.search.settings import Settings
 from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
@@ -33,12 +37,16 @@ __all__ = [
     "Progress",
     "SearchResult",
     "compare",
+    "enqueue",
     "export",
+    "extend",
     "list_searches",
     "load",
     "predict",
     "resume",
+    "retry",
     "run",
+    "stop",
     "storage_folder",
     "sync",
     "tracking_uri",
@@ -191,6 +199,9 @@ def run(
     smoke: bool = False,
     system_metrics: bool = False,
     storage: str | Path | None = None,
+    ledger_url: str | None = None,
+    keep_checkpoints: int | None = None,
+    stall_timeout: float | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search a space for the best configuration.
@@ -210,28 +221,28 @@ def run(
         smoke: small, short, on the built-in sample data.
         system_metrics: log the machine's load to MLflow.
         storage: folder of all searches; None: ``$TUNESEARCH_STORAGE``, else ``./runs``.
+        ledger_url: PostgreSQL database that the ledger is kept in; None: ``$TUNESEARCH_LEDGER``, else SQLite.
+        keep_checkpoints: how many completed trials keep their weights, the best ones; None: all.
+        stall_timeout: seconds without a sign of life after which a trial is started again; None: half an hour.
         progress: told what happens.
 
     Raises:
         InputError: every problem of the space, the data, the weights and the flags, before anything is created.
-        NoUsableTrial: the search ended and no trial has a score.
+        NoUsableTrial: the search ended and no trial has a score, or its first trials all failed alike.
+        Halted: a full disk or a ledger that cannot be written made it stop; ``resume`` goes on.
     """
     progress = progress or Silence()
-    flags = {
-        "search.trials": ("--trials", trials),
-        "train.epochs": ("--epochs", epochs),
-        "train.size": ("--size", size),
-        "search.sampler": ("--sampler", sampler),
-        "search.seed": ("--seed", seed),
-    }
-    changes = [f"{path}={json.dumps(value)}" for path, (_, value) in flags.items() if value is not None]
-    try:
-        experiment = load_experiment(
-            space, overrides=[*changes, *overrides], smoke=smoke, data_root=Path(data) if data is not None else None
-        )
-    except InputError as error:  # said in the words that the user wrote
-        said = {f"--set {path}": flag for path, (flag, value) in flags.items() if value is not None}
-        raise InputError([replace(p, where=said.get(p.where, p.where)) for p in error.problems]) from None
+    experiment = load_flagged(
+        space,
+        trials=trials,
+        epochs=epochs,
+        size=size,
+        sampler=sampler,
+        seed=seed,
+        overrides=overrides,
+        smoke=smoke,
+        data=data,
+    )
     folder = storage_folder(storage)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     require_free_name(folder, name)
@@ -242,8 +253,11 @@ def run(
         raise InputError(
             Problem("--address", "cannot be given with --local, which always uses this machine", value=address)
         )
+    ledger_url = ledger_url or os.environ.get("TUNESEARCH_LEDGER")
+    if ledger_url is not None:
+        ledger_url = check_url(ledger_url)
     settings = Settings(
-        address="local" if local or smoke else address,
+        address="local" if local or (smoke and address is None) else address,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         max_concurrent=max_concurrent,
@@ -252,6 +266,8 @@ def run(
         tracking_uri=tracking or os.environ.get("MLFLOW_TRACKING_URI"),
         system_metrics=system_metrics,
         code=str(code_folder(space)),
+        keep_checkpoints=keep_checkpoints,
+        **({} if stall_timeout is None else {"stall_timeout": stall_timeout}),
     )
     progress.note(
         "data: the built-in SAMPLE of generated scenes"
@@ -262,7 +278,7 @@ def run(
     progress.checked(report)
     for text in notes:
         progress.note(text)
-    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict())
+    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict(), url=ledger_url)
     try:
         return _search(ledger, settings, progress)
     except InputError:
@@ -300,12 +316,17 @@ def resume(
     settings = Settings(**kept)
     status = str(ledger.attribute("status", "interrupted"))
     try:
-        if status == "exhausted" or not unfinished(ledger):
+        nothing_new = status == "exhausted" and not ledger.live() and not ledger.wishes()
+        if nothing_new or not unfinished(ledger):
             progress.note(f"{name} has nothing left to do")
             if status not in ("completed", "exhausted"):  # its driver died at the very end
                 status = "completed"
                 _close(ledger, settings, status)
             return _result(ledger, status)
+        if settings.time_budget is not None and float(ledger.attribute("seconds", 0.0)) >= settings.time_budget:
+            progress.note(f"the time budget of {name} is spent; --time-budget gives it more")
+            _close(ledger, settings, "time_budget")
+            return _result(ledger, "time_budget")
         check_surroundings(ledger.experiment, settings)
         if ledger.experiment.data.layout == "sample":
             find_pairs(ledger.experiment.data)  # makes it again where the cache was emptied
@@ -329,7 +350,7 @@ def _close(ledger: Ledger, settings: Settings, status: str) -> None:
 
 def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
     uri = settings.tracking_uri or default_uri(ledger.folder.parent)
-    tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics)
+    tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics, said=progress.note)
 
     def started(resources: Resources) -> None:
         ledger.set_attribute("status", "running")
@@ -341,14 +362,27 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
         with contextlib.suppress(Exception):  # what only looks on must not end a search
             progress.changed(number)
 
+    def abandon(reason: str) -> None:
+        ledger.note("status", "interrupted")
+        if tracker.started:
+            tracker.finish("interrupted", patience=5.0)
+        progress.ended()
+        resume = f"tunesearch resume {ledger.name} --storage {ledger.folder.parent}"
+        progress.note(f"error: {reason}; everything is saved: {resume}")
+
     status = "failed"
+    ended: Halted | NoUsableTrial | None = None
     try:
-        status = drive(ledger, settings, changed=changed, started=started)
+        status = drive(ledger, settings, changed=changed, started=started, abandon=abandon)
     except KeyboardInterrupt:  # before or after Ray's loop, which has its own way to end
         status = "interrupted"
+    except (Halted, DiskFull) as error:
+        status, ended = "interrupted", error if isinstance(error, Halted) else Halted(str(error))
+    except NoUsableTrial as error:
+        ended = error
     finally:
         progress.ended()
-        ledger.set_attribute("status", status)
+        ledger.note("status", status)
         if tracker.started and not tracker.finish(status):
             progress.note(
                 f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
@@ -356,6 +390,9 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
             )
         result = _result(ledger, status)
         ledger.close()
+    if ended is not None:
+        ended.result = result
+        raise ended
     if status != "interrupted" and result.best is None:
         ends = "; ".join(sorted({record.message for record in result.trials if record.message})[:3])
         raise NoUsableTrial(f"search {result.name} ended and no trial has a score. {ends}", result)
@@ -408,6 +445,72 @@ def _load_or_damaged(name: str, folder: Path) -> SearchResult:
         return load(name, storage=folder)
     except InputError:
         return SearchResult(name, "damaged", "", (), None, (), sample=False, duplicates=0, seconds=0.0)
+
+
+def extend(name: str, more: int, *, storage: str | Path | None = None) -> tuple[int, bool]:
+    """Give a search further trials; gives how many there are to be, and whether a driver takes them up now.
+
+    Without one, :func:`resume` takes them up. So with :func:`enqueue` and :func:`retry`.
+
+    Raises:
+        InputError: no such search, or a grid without further points.
+    """
+    with _opened(name, storage) as ledger:
+        return requests.extend(ledger, more), ledger.driven
+
+
+def enqueue(name: str, point: Mapping[str, Any] | Sequence[str], *, storage: str | Path | None = None) -> bool:
+    """Have a search try a point, on top of its trials; gives whether a driver takes it up now.
+
+    Args:
+        point: full or partial, as a mapping or as ``NAME=VALUE`` texts; the rest is sampled.
+
+    Raises:
+        InputError: no such search; every way in which the point does not fit its space.
+    """
+    if not isinstance(point, Mapping):
+        changes, problems = read_overrides(point, flag="enqueue", example="lr=0.01")
+        if problems:
+            raise InputError(problems)
+        point = requests.as_point(changes)
+    with _opened(name, storage) as ledger:
+        requests.enqueue(ledger, point)
+        return ledger.driven
+
+
+def retry(
+    name: str, *, failed: bool = False, trials: Sequence[int] = (), storage: str | Path | None = None
+) -> tuple[list[int], bool]:
+    """Have trials trained again; gives their numbers, and whether a driver takes them up now.
+
+    Args:
+        failed: every trial that failed or was lost.
+        trials: numbers of others.
+
+    Raises:
+        InputError: no such search or trial, or one that cannot end otherwise.
+    """
+    with _opened(name, storage) as ledger:
+        return requests.retry(ledger, failed=failed, trials=trials), ledger.driven
+
+
+def stop(name: str, *, trial: int | None = None, storage: str | Path | None = None) -> None:
+    """Have a trial ended at its next epoch, or (None) the whole search stopped with its state saved.
+
+    Raises:
+        InputError: no such search or trial, or it does not run.
+    """
+    with _opened(name, storage) as ledger:
+        requests.stop(ledger, trial)
+
+
+@contextlib.contextmanager
+def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
+    ledger = Ledger.open(storage_folder(storage), name)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:

@@ -1,17 +1,17 @@
 """MLflow as a view of the ledger: one parent run per search, one child per trial. Only this module imports MLflow.
 
 A writer thread does all of it, so that neither Ray's loop nor training ever waits for MLflow. It keeps no state that
-the ledger does not hold: a trial is told from its record as a whole, and telling it again changes nothing (points carry
-the ledger's timestamps, and run ids are kept in the ledger before the first log). If MLflow cannot be reached the
-search goes on; what is missing is sent when it answers again, or later by ``tunesearch sync``.
+the ledger does not hold: a trial is told from its record as a whole, and telling it again changes nothing (every time
+and place comes from the ledger, and a search's runs are found by its identity). If MLflow cannot be reached the search
+goes on; what is missing is sent when it answers again, or later by ``tunesearch sync``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import queue
 import re
 import threading
 import time
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesearch.errors import InputError, Problem
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.trainer import EpochMetrics
 
@@ -29,6 +30,10 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open with metrics and charts rather than with traces of language models."""
 _BATCH = 900
 """MLflow takes at most 1000 metrics in one call."""
+_REFUSALS = (400, 409)
+"""Status codes that are about what was sent. Any other error may pass, or meets every run."""
+_LONGEST_PAUSE = 16.0
+"""Seconds between two attempts to reach an MLflow that does not answer."""
 
 
 def default_uri(storage: Path) -> str:
@@ -48,18 +53,35 @@ class Tracker:
         ledger: the search.
         uri: MLflow's tracking URI.
         system_metrics: log this machine's load to the parent run while the search goes on.
+        said: told, from that thread, when MLflow does not answer or refuses a trial, and when it has caught up.
 
     Attributes:
-        trouble: the last error of MLflow while it cannot be reached, else empty.
+        trouble: why MLflow does not have everything, else empty.
     """
 
-    def __init__(self, ledger: Ledger, uri: str, *, system_metrics: bool = False) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        uri: str,
+        *,
+        system_metrics: bool = False,
+        said: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.ledger = ledger
         self.uri = uri
         self.system_metrics = system_metrics
+        self.said = said
         self.trouble = ""
-        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._news = threading.Condition()
+        self._changed: set[int] = set()
+        self._ending: str | None = None
+        self._given_up = threading.Event()
+        self._moved = 0.0
         self._view: _View | None = None
+        self._waiting: dict[int, None] = {}
+        self._refused: dict[int, str] = {}
+        self._failures = 0
+        self._complained = self._had_trouble = False
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 
     @property
@@ -69,97 +91,197 @@ class Tracker:
 
     def start(self) -> None:
         """Begin; every trial that the ledger holds already is told first."""
-        for record in self.ledger.counted():
-            self._queue.put(record.number)
+        self._changed.update(record.number for record in self.ledger.counted())
         self._thread.start()
 
     def changed(self, number: int) -> None:
         """A trial began, went on or ended. Returns at once."""
-        self._queue.put(number)
+        with self._news:
+            self._changed.add(number)
+            self._news.notify()
 
     def finish(self, status: str, *, patience: float = 30.0) -> bool:
-        """Tell the rest and close the parent run; whether all of it was told within ``patience`` seconds of trouble."""
-        self._ending = (status, patience)
-        self._queue.put(None)
-        self._thread.join()
+        """Tell the rest and close the parent run; whether MLflow has all of it.
+
+        Args:
+            patience: seconds to wait while nothing can be told; then the rest is left to ``tunesearch sync``.
+        """
+        self._moved = time.monotonic()
+        with self._news:
+            self._ending = status
+            self._news.notify()
+        while self._thread.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
+            self._thread.join(left)
+        if self._thread.is_alive():  # it may hang in a call, and the ledger is about to be closed
+            self._given_up.set()
+            self.trouble = self.trouble or f"no answer within {patience:.0f} s"
         return not self.trouble
 
     # ------------------------------------------------------------------------------------------------------- the thread
 
     def _work(self) -> None:
-        waiting: set[int] = set()
-        ending = False
-        given_up_at: float | None = None
-        while not ending or waiting:
-            if not ending:
-                ending = self._collect(waiting)
+        pause = 0.0
+        while not self._given_up.is_set():
+            status = self._collect(pause)
             try:
-                if self._view is None:
-                    self._view = _View(self.ledger, self.uri, system_metrics=self.system_metrics)
-                self._tell(self._view, waiting)
+                self._tell(status)
+            except _GivenUp:
+                break
             except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-                self.trouble = _reason(error)
-                if ending:
-                    given_up_at = given_up_at or time.monotonic() + self._ending[1]
-                    if time.monotonic() > given_up_at:
-                        return
-                time.sleep(1.0)
-        try:
-            if self._view is None:
-                self._view = _View(self.ledger, self.uri, system_metrics=False)
-            self._view.finish(self._ending[0])
-        except Exception as error:
-            self.trouble = _reason(error)
+                self._lost(error)
+                pause = 1.0 if status is not None else min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+            else:
+                self._reached()
+                pause = 0.0
+                if status is not None:
+                    return
+        self._drop_view()
 
-    def _tell(self, view: _View, waiting: set[int]) -> None:
-        """Tell every waiting trial; one that MLflow refuses does not keep the others waiting."""
-        refused: Exception | None = None
-        for number in sorted(waiting):
+    def _collect(self, pause: float) -> str | None:
+        """Wait for news, or as long as MLflow is to be left alone; take all there is. Gives the status at the end."""
+        if pause and self._ending is not None:
+            self._given_up.wait(pause)
+        with self._news:
+            self._news.wait_for(lambda: self._ending is not None or (not pause and self._changed), pause or None)
+            self._waiting.update(dict.fromkeys(sorted(self._changed)))
+            self._changed.clear()
+            return self._ending
+
+    def _tell(self, status: str | None) -> None:
+        """Tell every waiting trial, and the end if it has come.
+
+        Raises:
+            Exception: MLflow does not answer. That it refuses one trial does not keep the others waiting.
+        """
+        if status is not None and self._had_trouble:  # once more from what MLflow has by now
+            self._had_trouble = False
+            self._drop_view()
+            self._waiting.update(dict.fromkeys(self._refused))
+        if self._view is None:
+            self._view = _View(self.ledger, self.uri, self._heard, system_metrics=self.system_metrics)
+            self._waiting.update(dict.fromkeys(self._view.unknown()))
+        for number in list(self._waiting):
+            del self._waiting[number]
             try:
-                view.tell(self.ledger.trials[number])
-                waiting.discard(number)
+                self._view.tell(self.ledger.trials[number])
             except Exception as error:
-                refused = error
-        if refused is not None:
-            raise refused
-        self.trouble = ""
+                if not _is_refusal(error):
+                    self._waiting[number] = None  # as the last one: the next round begins with another
+                    raise
+                self._refused[number] = self.trouble = _reason(error)
+                self._complain(f"refuses trial {number} ({self.trouble}); the search goes on")
+            else:
+                self._refused.pop(number, None)
+            self._moved = time.monotonic()
+        if status is not None:
+            self._view.finish(status)
 
-    def _collect(self, waiting: set[int]) -> bool:
-        """Wait for news and take all there is; whether the search has ended."""
-        ending = False
-        try:
-            item = self._queue.get(timeout=2.0) if not waiting else self._queue.get_nowait()
-            while True:
-                if item is None:
-                    ending = True
-                else:
-                    waiting.add(item)
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            return ending
+    def _heard(self) -> None:
+        """MLflow answered."""
+        if self._given_up.is_set():
+            raise _GivenUp
+        if not self._failures:  # one that answers some questions and fails at others gets nowhere
+            self._moved = time.monotonic()
+
+    def _drop_view(self) -> None:
+        if self._view is not None and self._view.monitor is not None:  # which may wait for MLflow before it ends
+            threading.Thread(target=self._view.monitor.finish, daemon=True).start()
+        self._view = None
+
+    def _lost(self, error: Exception) -> None:
+        self.trouble = _reason(error)
+        self._had_trouble = True
+        self._failures += 1
+        self._drop_view()  # the next one asks what MLflow has: it may be another one by then
+        if self._failures > 1:  # a single failure may be a connection that was closed meanwhile
+            self._complain(f"does not answer ({self.trouble}); the search goes on, what is missing is sent later")
+
+    def _reached(self) -> None:
+        self._failures = 0
+        self.trouble = next(iter(self._refused.values()), "")
+        if self._complained and not self.trouble:
+            self._complained = False
+            self._say("has everything again")
+
+    def _complain(self, text: str) -> None:
+        self._had_trouble = True
+        if not self._complained and not self._given_up.is_set():
+            self._complained = True
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(Exception):  # what only listens must not end the thread
+            self.said(f"MLflow at {without_password(self.uri)} {text}")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered, and took what it was sent for wrong."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() in _REFUSALS
+    return getattr(getattr(error, "response", None), "status_code", None) in _REFUSALS  # of artifacts
+
+
+class _GivenUp(BaseException):
+    """Nobody waits for MLflow any more: the ledger is closed, or about to be. No error of MLflow's."""
+
+
+class _Client:
+    """MLflow's client; ``heard`` is called after every answer."""
+
+    def __init__(self, uri: str, heard: Callable[[], None]) -> None:
+        from mlflow import MlflowClient
+
+        self._client, self._heard = MlflowClient(tracking_uri=uri), heard
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*values: Any, **named: Any) -> Any:
+            answer = getattr(self._client, name)(*values, **named)
+            self._heard()
+            return answer
+
+        return call
 
 
 class _View:
-    """The runs of one search in one MLflow."""
+    """The runs of one search in one MLflow.
 
-    def __init__(self, ledger: Ledger, uri: str, *, system_metrics: bool) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        from mlflow import MlflowClient
+    Args:
+        heard: called after every answer of MLflow, before anything is made of it.
+    """
 
-        _hush()
+    def __init__(
+        self,
+        ledger: Ledger,
+        uri: str,
+        heard: Callable[[], None] = lambda: None,
+        *,
+        system_metrics: bool = False,
+    ) -> None:
+        # No retry: MLflow's would send again what may have arrived, and a run would be made twice.
+        _prepare(retries=0)
         self.ledger = ledger
         self.identity = str(ledger.attribute("identity"))
-        self.client = MlflowClient(tracking_uri=uri)
+        self.created_at = float(ledger.attribute("created_at"))
+        self.versions = ledger.attribute("versions", {})
+        self.data_digest = str(ledger.attribute("data_digest", ""))
+        self.client = _Client(uri, heard)
         self.experiment_id = self._experiment(uri)
         self.told: dict[int, int] = {}
+        self._told_best = 0
         self._prefix = f"mlflow_run:{without_password(uri)}:"
         self.runs: dict[str, str] = {}
         self._adopt()
-        self.parent = self._run(PARENT, ledger.name, self._parent_tags())
+        self._new_parent = PARENT not in self.runs
+        self.parent = self._run(PARENT, ledger.name, self.created_at, self._parent_tags())
         self.client.update_run(self.parent, status="RUNNING")
         self._describe()
-        self.monitor = self._monitor() if system_metrics else None
+        self.monitor = self._monitor(uri) if system_metrics else None
+
+    def unknown(self) -> list[int]:
+        """Trials that this MLflow does not have, or has under another parent."""
+        return [r.number for r in self.ledger.counted() if self._new_parent or str(r.number) not in self.runs]
 
     def _experiment(self, uri: str) -> str:
         name = self.ledger.experiment.name
@@ -173,7 +295,7 @@ class _View:
     def _adopt(self) -> None:
         """Take over the runs that MLflow has of this search, also those that a dying driver had no time to note.
 
-        What MLflow no longer has is made anew.
+        What MLflow no longer has is made anew. Where it has two, the answer to the first request was lost.
         """
         noted = self.ledger.attributes(self._prefix)
         found: dict[str, list[str]] = {}
@@ -189,16 +311,18 @@ class _View:
                 break
         for key, ids in found.items():
             self._keep(key, noted[key] if noted.get(key) in ids else ids[0])
+            for twin in ids:
+                if twin != self.runs[key]:
+                    self.client.delete_run(twin)
 
     def _keep(self, key: str, run_id: str) -> None:
         if self.runs.get(key) != run_id:
-            self.ledger.set_attribute(self._prefix + key, run_id)
+            self.ledger.note(self._prefix + key, run_id)
         self.runs[key] = run_id
 
-    def _run(self, key: str, name: str, tags: dict[str, str]) -> str:
+    def _run(self, key: str, name: str, started: float, tags: dict[str, str]) -> str:
         """The run of a key, made if there is none; its id is in the ledger before anything is logged to it."""
         if key not in self.runs:
-            started = float(self.ledger.attribute("created_at")) if key == PARENT else self._started(int(key))
             run = self.client.create_run(
                 self.experiment_id,
                 run_name=name,
@@ -213,30 +337,24 @@ class _View:
             self._keep(key, run.info.run_id)
         return self.runs[key]
 
-    def _started(self, number: int) -> float:
-        first = self.ledger.trials[number].epochs.get(1)
-        if first is None:
-            return time.time()
-        return first.metrics.finished_at - first.metrics.train_seconds - first.metrics.val_seconds
-
     def _parent_tags(self) -> dict[str, str]:
         experiment = self.ledger.experiment
         return {
             "tunesearch.sampler": experiment.search.sampler,
             "tunesearch.objective": experiment.objective.metric,
             "tunesearch.data": "built-in sample" if experiment.data.layout == "sample" else str(experiment.data.root),
-            "tunesearch.data_digest": str(self.ledger.attribute("data_digest", "")),
+            "tunesearch.data_digest": self.data_digest,
         }
 
     def _describe(self) -> None:
         for name in ("experiment.yaml", "split.json"):
             self.client.log_artifact(self.parent, str(self.ledger.folder / name))
-        self.client.log_dict(self.parent, self.ledger.attribute("versions", {}), "versions.json")
+        self.client.log_dict(self.parent, self.versions, "versions.json")
 
-    def _monitor(self) -> Any:
+    def _monitor(self, uri: str) -> Any:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self.parent, tracking_uri=self.client.tracking_uri)
+        monitor = SystemMetricsMonitor(self.parent, resume_logging=True, tracking_uri=uri)
         monitor.start()
         return monitor
 
@@ -250,7 +368,7 @@ class _View:
         if outcome == "duplicate":
             return
         tags = {"mlflow.parentRunId": self.parent, "tunesearch.seed": str(record.config.seed)}
-        run = self._run(key, f"trial {record.number}", tags)
+        run = self._run(key, f"trial {record.number}", record.asked_at, tags)
         params = []
         if new or record.number not in self.told:
             self.told.setdefault(record.number, 0)
@@ -263,9 +381,12 @@ class _View:
             if epoch > self.told[record.number]
             for name, value in self._numbers(saved.metrics, saved.best)
         ]
-        run_tags = [RunTag("tunesearch.outcome", outcome or "running")]
+        tags["tunesearch.outcome"] = outcome or "running"
+        if record.retry_of is not None:
+            tags["tunesearch.retry_of"] = str(record.retry_of)
         if outcome is not None and record.message:
-            run_tags.append(RunTag("tunesearch.message", record.message[:4000]))
+            tags["tunesearch.message"] = record.message[:4000]
+        run_tags = [RunTag(name, value) for name, value in tags.items()]
         for start in range(0, max(len(metrics), 1), _BATCH):
             self.client.log_batch(
                 run, metrics[start : start + _BATCH], params if start == 0 else (), run_tags if start == 0 else ()
@@ -278,8 +399,7 @@ class _View:
             if (folder / name).is_file():
                 self.client.log_artifact(run, str(folder / name))
         self.client.log_dict(run, record.config.model_dump(mode="json"), "config.json")
-        ended = max((saved.metrics.finished_at for saved in epochs.values()), default=time.time())
-        self.client.set_terminated(run, status=_STATUS.get(outcome, "FINISHED"), end_time=int(ended * 1000))
+        self.client.set_terminated(run, status=_STATUS.get(outcome, "FINISHED"), end_time=int(_end(record) * 1000))
         self._tell_best()
 
     def _numbers(self, metrics: EpochMetrics, best: float) -> Iterator[tuple[str, float]]:
@@ -290,71 +410,109 @@ class _View:
                 yield f"val_iou_class_{index:02d}", iou
 
     def _tell_best(self) -> None:
-        """The best trial's figures, on the parent run. A metric is only sent when it changed."""
-        from mlflow.entities import Metric, RunTag
+        """The figures of the best trial so far, on the parent run: a point each time that a trial ended as the best."""
+        from mlflow.entities import Metric
 
-        best = self.ledger.best()
-        if best is None or not best.epochs:
-            return
         objective = self.ledger.experiment.objective.metric
-        last = max(best.epochs)
-        at = best.best_epoch(objective).metrics
-        when = int(best.epochs[last].metrics.finished_at * 1000)
-        step = len([record for record in self.ledger.counted() if record.outcome])
-        metrics = [Metric(f"best_{objective}", float(best.best or 0.0), when, step)]
-        figures = {
-            name: value for name, value in at.numbers().items() if name.startswith("val_") and name != "val_seconds"
-        }
-        # A section of their own, behind the curves of the trials on MLflow's page.
-        metrics += [Metric(f"search_best/{name}", value, when, step) for name, value in figures.items()]
-        tags = [
-            RunTag("tunesearch.best_trial", str(best.number)),
-            RunTag("tunesearch.best_parameters", json.dumps(best.parameters)),
+        for record in bests(self.ledger):
+            assert record.place is not None
+            if record.place <= self._told_best:
+                continue
+            at = record.best_epoch(objective).metrics
+            figures = {f"best_{objective}": float(record.best or 0.0)}
+            # A section of their own, behind the curves of the trials on MLflow's page.
+            figures |= {
+                f"search_best/{name}": value
+                for name, value in at.numbers().items()
+                if name.startswith("val_") and name != "val_seconds"
+            }
+            when = int(_end(record) * 1000)
+            metrics = [Metric(name, value, when, record.place) for name, value in figures.items()]
+            self.client.log_batch(self.parent, metrics, (), self._best_tags(record))
+            self._told_best = record.place
+
+    def _best_tags(self, record: TrialRecord) -> list[Any]:
+        from mlflow.entities import RunTag
+
+        return [
+            RunTag("tunesearch.best_trial", str(record.number)),
+            RunTag("tunesearch.best_parameters", json.dumps(record.parameters)),
         ]
-        self.client.log_batch(self.parent, metrics, (), tags)
 
     def finish(self, status: str) -> None:
-        """Close the parent; children that did not end stay RUNNING only if the search can be resumed."""
+        """Close the parent; trials that have not ended are KILLED until the search is resumed."""
         from mlflow.entities import RunTag
 
         if self.monitor is not None:
             self.monitor.finish()
+        self._tell_best()
         counts: dict[str, int] = {}
         for record in self.ledger.counted():
             counts[record.outcome or "running"] = counts.get(record.outcome or "running", 0) + 1
+        for name in self.client.get_run(self.parent).data.tags:
+            if name.startswith("tunesearch.count.") and name.removeprefix("tunesearch.count.") not in counts:
+                self.client.delete_tag(self.parent, name)  # of an earlier session
         tags = [RunTag("tunesearch.status", status)]
         tags += [RunTag(f"tunesearch.count.{name}", str(number)) for name, number in counts.items()]
-        self.client.log_batch(self.parent, (), (), tags)
         best = self.ledger.best()
         if best is not None:
+            tags += self._best_tags(best)
             picture = self.ledger.trial_folder(best.number) / "predictions.png"
             if picture.is_file():
                 self.client.log_artifact(self.parent, str(picture))
             self.client.log_dict(
                 self.parent, {"trial": best.number, "config": best.config.model_dump(mode="json")}, "best.json"
             )
-        ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
+        self.client.log_batch(self.parent, (), (), tags)
         for record in self.ledger.live():
             if str(record.number) in self.runs:
-                self.client.set_terminated(self.runs[str(record.number)], status="KILLED")
-        times = [saved.metrics.finished_at for record in self.ledger.counted() for saved in record.epochs.values()]
-        end_time = int(1000 * max([float(self.ledger.attribute("created_at")), *times]))
-        self.client.set_terminated(self.parent, status=ended, end_time=end_time)
+                run = self.runs[str(record.number)]
+                self.client.set_terminated(run, status="KILLED", end_time=int(_end(record) * 1000))
+        ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
+        end_time = max([self.created_at, *(_end(record) for record in self.ledger.counted())])
+        self.client.set_terminated(self.parent, status=ended, end_time=int(1000 * end_time))
+
+
+def _end(record: TrialRecord) -> float:
+    """When a trial ended, or was last heard of. Never before it began, whatever the clocks of the machines say."""
+    finished = [saved.metrics.finished_at for saved in dict(record.epochs).values()]
+    return max([record.asked_at, record.ended_at or 0.0, *finished])
+
+
+def bests(ledger: Ledger) -> list[TrialRecord]:
+    """The trials that were the best when they ended, in the order of their ends; the last one is the best of all."""
+    found: list[TrialRecord] = []
+    highest: tuple[bool, float, int] | None = None
+    ended = [record for record in ledger.counted() if record.outcome is not None and record.place is not None]
+    for record in sorted(ended, key=lambda record: record.place or 0):
+        if record.best is None:
+            continue
+        rank = (record.outcome == "completed", ledger.larger_is_better(record.best), -record.number)  # as Ledger.best
+        if highest is None or rank > highest:
+            highest = rank
+            found.append(record)
+    return found
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {without_password(' '.join(str(error).split()))[:200]}"
 
 
 def without_password(uri: str) -> str:
-    """A tracking URI that may be shown."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """A tracking URI, or a text with some in it, that may be shown."""
+    plain = re.sub(r"//[^/\s]*@", "//", uri)
+    return re.sub(r"([?&;](?:password|passwd|user|username|token)=)[^&;\s]*", r"\1***", plain)
 
 
-def _hush() -> None:
-    """MLflow and alembic announce every step of making a database; MLflow sets its level anew when it is imported."""
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+def _prepare(*, retries: int) -> None:
+    """Let MLflow's client give up a server that does not answer after seconds, not minutes, and say nothing itself."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import mlflow  # noqa: F401  # it sets the level of its logger when it is imported
+
+    # They announce every step of making a database, and every attempt that failed.
+    for name in ("mlflow", "alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _parameter(value: Any) -> str:
@@ -370,13 +528,25 @@ def sync(ledger: Ledger, uri: str, *, status: str) -> None:
         status: of the search; a running one is not closed.
 
     Raises:
-        Exception: whatever MLflow raises when it cannot be reached.
+        InputError: MLflow cannot be reached, or refuses something; the rest is told.
     """
-    view = _View(ledger, uri, system_metrics=False)
-    for record in ledger.counted():
-        view.tell(record)
-    if status != "running":
-        view.finish(status)
+    refused: Exception | None = None
+    try:
+        view = _View(ledger, uri)
+        for record in ledger.counted():
+            try:
+                view.tell(record)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                refused = error
+        if status != "running":
+            view.finish(status)
+        if refused is not None:
+            raise refused
+    except Exception as error:  # MLflow may raise anything that a network, a database or a server can
+        rule = f"must be an MLflow that answers: {_reason(error)}"
+        raise InputError(Problem("--tracking-uri", rule, value=without_password(uri))) from error
 
 
 class TrainingRun:
@@ -404,10 +574,10 @@ class TrainingRun:
         self._try(lambda: self._open(uri, storage, name, params, tags))
 
     def _open(self, uri: str, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
+        _prepare(retries=2)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        _hush()
         self.client = MlflowClient(tracking_uri=uri)
         if self.run_id is not None:
             self.client.update_run(self.run_id, status="RUNNING")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from tunesearch import __version__
-from tunesearch.cli import comparing, data, exporting, fetch, models, running, showing, spaces
+from tunesearch.cli import comparing, data, exporting, fetch, models, running, service, showing, spaces, steering
 from tunesearch.errors import InputError, TunesearchError
 
 
@@ -27,13 +27,20 @@ def cli(debug: bool) -> None:
 
     \b
     Exit codes: 0 done; 1 the search ended with no usable trial; 2 bad input; 3 an unexpected fault;
-    130 interrupted, with the state saved.
+    4 stopped by its surroundings, with the state saved; 130 interrupted, with the state saved.
     """
 
 
 for command in (
     running.run,
     running.resume,
+    service.submit,
+    service.status,
+    service.logs,
+    steering.extend,
+    steering.enqueue,
+    steering.retry,
+    steering.stop,
     showing.list_,
     showing.show,
     showing.ui,

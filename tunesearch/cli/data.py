@@ -32,7 +32,7 @@ def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool
     """Check the data set of SPACE: partners, sizes, labels, colours, splits; print classes, weights; save a picture."""
     from tunesearch.api import code_folder
     from tunesearch.experiment import load_experiment
-    from tunesearch.search.run import find_own_code
+    from tunesearch.search.preflight import find_own_code
     from tunesearch.segmentation.data.checks import check_data
     from tunesearch.segmentation.data.overlay import sample_picture
     from tunesearch.segmentation.data.splits import freeze_split

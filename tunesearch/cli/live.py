@@ -61,7 +61,7 @@ class Plain:
         self.begun = time.monotonic()
         gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
         self.note(
-            f"search {ledger.name}: {ledger.experiment.search.trials} trials, "
+            f"search {ledger.name}: {ledger.target} trials, "
             f"sampler {ledger.experiment.search.sampler}, "
             f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
         )
@@ -77,7 +77,7 @@ class Plain:
         at_best = f"; best {best.best:.4f} (trial {best.number})" if best and best.best is not None else ""
         why = f" ({record.message[:160]})" if record.message else ""
         self.note(
-            f"[{ended}/{self.ledger.experiment.search.trials} {duration(time.monotonic() - self.begun)}] "
+            f"[{ended}/{self.ledger.target} {duration(time.monotonic() - self.begun)}] "
             f"trial {number} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
         )
 
@@ -109,7 +109,7 @@ class Picture(Plain):
         ledger, metric = self.ledger, self.ledger.experiment.objective.metric
         records = ledger.counted()
         ended = [record for record in records if record.outcome]
-        total = ledger.experiment.search.trials
+        total = ledger.target
         elapsed = time.monotonic() - self.begun
         eta = f", about {duration(elapsed / len(ended) * (total - len(ended)))} to go" if ended else ""
         filled = round(30 * len(ended) / max(total, 1))

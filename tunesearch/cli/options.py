@@ -27,6 +27,20 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Kept(click.ParamType[int | None]):
+    """``all`` or ``best:5``: how many completed trials keep their weights; None for all."""
+
+    name = "kept"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "all":
+            return None
+        number = str(value).removeprefix("best:")
+        if not number.isdecimal() or not 0 < int(number) <= 1_000_000 or number == value:
+            self.fail(f"must be all or best:N, such as best:5, but got {value!r}", param, ctx)
+        return int(number)
+
+
 storage = click.option(
     "--storage",
     type=click.Path(path_type=Path, file_okay=False),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tunesearch.cli import options
-from tunesearch.errors import NoUsableTrial
+from tunesearch.errors import Halted, NoUsableTrial
 
 
 @click.command(context_settings={"show_default": False})
@@ -32,6 +33,21 @@ from tunesearch.errors import NoUsableTrial
 @click.option("--set", "overrides", metavar="PATH=YAML", multiple=True, help="Change anything in the file; repeatable.")
 @click.option("--local", is_flag=True, help="Always a private Ray on this machine, with its one GPU or its CPUs.")
 @click.option("--smoke", is_flag=True, help="Small and short, on the built-in sample data.")
+@click.option(
+    "--ledger",
+    "ledger_url",
+    metavar="URL",
+    help="PostgreSQL for the ledger, postgresql://USER@HOST/DATABASE [$TUNESEARCH_LEDGER, else SQLite in the storage].",
+)
+@click.option(
+    "--keep-checkpoints",
+    type=options.Kept(),
+    metavar="all|best:N",
+    help="Completed trials that keep their weights [all].",
+)
+@click.option(
+    "--stall-timeout", type=options.Duration(), help="Start a trial without a sign of life again after [30m]."
+)
 @click.option("--system-metrics", is_flag=True, help="Log this machine's load to MLflow.")
 @options.storage
 @options.as_json
@@ -68,11 +84,13 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
     from tunesearch.cli.showing import print_result
 
     progress = view(to_stderr=as_json)
-    unusable: NoUsableTrial | None = None
+    ended: NoUsableTrial | Halted | None = None
+    # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C, also where no search runs yet or any more.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = search(progress)
-    except NoUsableTrial as error:
-        unusable, result = error, error.result
+    except (NoUsableTrial, Halted) as error:
+        ended, result = error, error.result
     finally:
         progress.ended()
     if as_json:
@@ -81,10 +99,12 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
         click.echo(json.dumps(result.as_dict(), indent=1))
     else:
         print_result(result, storage)
-    if unusable is not None:
-        raise unusable
+    saved = f"tunesearch resume {result.name}{f' --storage {storage}' if storage else ''}"
+    if ended is not None:
+        if result.status == "interrupted":
+            click.echo(f"everything is saved; once that is mended: {saved}", err=True)
+        raise ended
     if result.status == "interrupted":
-        where = f" --storage {storage}" if storage else ""
-        click.echo(f"interrupted; everything is saved: tunesearch resume {result.name}{where}", err=True)
+        click.echo(f"interrupted; everything is saved: {saved}", err=True)
         return 130
     return 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,16 @@ class Experiment(BaseModel):
                 for found in error.errors()
             ]
             raise InputError(problems) from None
+
+    def fixed(self, name: str) -> Any:
+        """The value of a TrainConfig field that is not searched: as fixed, else its default."""
+        return self.train.get(name, TrainConfig.model_fields[name].default)
+
+    def possible(self, name: str) -> list[Any]:
+        """Every value that a TrainConfig field of choices can have here: searched, fixed, or its default."""
+        if name in self.space:
+            return list(self.space[name].domain.representatives())
+        return [self.fixed(name)]
 
     def idle_fields(self) -> list[str]:
         """Fixed fields that have no effect with anything that the space can propose, in the order of the file."""
@@ -220,6 +231,39 @@ def load_experiment(
     if problems:
         raise InputError(problems)
     return Experiment(**fields)
+
+
+def load_flagged(
+    space: str | Path,
+    *,
+    trials: int | None = None,
+    epochs: int | None = None,
+    size: str | None = None,
+    sampler: str | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    smoke: bool = False,
+    data: str | Path | None = None,
+) -> Experiment:
+    """:func:`load_experiment` with the flags of ``tunesearch run`` that change the file.
+
+    Raises:
+        InputError: every problem at once, in the words that the user wrote.
+    """
+    flags = {
+        "search.trials": ("--trials", trials),
+        "train.epochs": ("--epochs", epochs),
+        "train.size": ("--size", size),
+        "search.sampler": ("--sampler", sampler),
+        "search.seed": ("--seed", seed),
+    }
+    changes = [f"{path}={json.dumps(value)}" for path, (_, value) in flags.items() if value is not None]
+    root = Path(data) if data is not None else None
+    try:
+        return load_experiment(space, overrides=[*changes, *overrides], smoke=smoke, data_root=root)
+    except InputError as error:
+        said = {f"--set {path}": flag for path, (flag, value) in flags.items() if value is not None}
+        raise InputError([replace(p, where=said.get(p.where, p.where)) for p in error.problems]) from None
 
 
 def _read_file(path: Path, option_problems: Sequence[Problem]) -> tuple[Space, Document, Document]:

@@ -138,25 +138,27 @@ def read_document(path: Path) -> tuple[Document, list[Problem]]:
     return Document(data, {**marks, "": str(path)}), problems
 
 
-def read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """``PATH=YAML`` texts as (dotted path, value), and what is wrong with the others."""
+def read_overrides(
+    overrides: Sequence[str], *, flag: str = "--set", example: str = "train.epochs=10"
+) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """``PATH=YAML`` texts as (dotted path, value), and what is wrong with the others, which came with ``flag``."""
     changes: list[tuple[str, Any]] = []
     problems: list[Problem] = []
     for override in overrides:
         try:
-            changes.append(_read_override(override, problems))
+            changes.append(_read_override(override, problems, flag, example))
         except InputError as error:
             problems += error.problems
     return changes, problems
 
 
-def _read_override(override: str, problems: list[Problem]) -> tuple[str, Any]:
+def _read_override(override: str, problems: list[Problem], flag: str, example: str) -> tuple[str, Any]:
     dotted, equals, value = override.partition("=")
     dotted = dotted.strip()
-    where = f"--set {dotted}"
+    where = f"{flag} {dotted}"
     if not equals or not all(dotted.split(".")):
-        rule = "must be PATH=VALUE, such as train.epochs=10"
-        raise InputError(Problem(where="--set", rule=rule, value=repr(override)))
+        rule = f"must be PATH=VALUE, such as {example}"
+        raise InputError(Problem(where=flag, rule=rule, value=repr(override)))
     if not value.strip():
         raise InputError(Problem(where=where, rule="needs a value after =", hint="write null for nothing"))
     return dotted, _parse(value, lambda line: where, problems)[0]

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
-from tunesearch.errors import DataError, InputError, Problem
+from tunesearch.errors import DataError, InputError, Problem, WeightsError
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.data.images import read_image
 from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES, resolve_classes
 from tunesearch.segmentation.inference import predict as predict_one
 from tunesearch.segmentation.inference import save_mask
 from tunesearch.segmentation.models import build_model
+from tunesearch.segmentation.models.weights import read_weights
 from tunesearch.segmentation.trainer import pick_device
 
 
@@ -35,6 +35,7 @@ def predict(
 
     Raises:
         InputError: the trial's weights are not there; no picture, or two of one name.
+        WeightsError: the file of the weights is damaged.
         DataError: a picture cannot be read.
     """
     classes = resolve_classes(ledger.experiment.data)
@@ -93,6 +94,7 @@ def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Modul
 
     Raises:
         InputError: the search did not keep them.
+        WeightsError: their file is damaged.
     """
     weights = ledger.trial_folder(record.number) / "best.safetensors"
     folds = len(list(weights.parent.glob("fold-*")))
@@ -105,5 +107,11 @@ def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Modul
         raise InputError(Problem(where, rule, hint=hint))
     # The file holds the encoder's weights, too: nothing is to be loaded or downloaded before.
     model = build_model(record.config.model_copy(update={"encoder_weights": "none"}), classes)
-    model.load_state_dict(load_file(weights))
+    state = read_weights(weights)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        rule = f"must hold the weights of trial {record.number}: {reason}"
+        raise WeightsError(Problem(str(weights), rule, hint="export and train it")) from error
     return model

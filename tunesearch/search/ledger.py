@@ -2,43 +2,46 @@
 
 A search is a folder ``STORAGE/NAME``:
 
-    ledger.db         the study (SQLite); optuna-dashboard opens it as it is
+    ledger.db         the study (SQLite); optuna-dashboard opens it as it is. Or ledger.json: where it lies on a server
     experiment.yaml   the frozen search space, every override resolved
     split.json        the frozen train / val / test lists with hashes
     trials/0007/      one trial's checkpoint, best weights, pictures, effective configuration
     driver.lock       held by the process that drives the search
 
 Per trial the study's user attributes hold ``config`` (written with the trial and its parameters in one transaction),
-``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and ``attempts``.
+``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and ``attempts``;
+``request`` where a person asked for it. Such requests are the study's own attributes ``request:...``: any process may
+write one, and the driver finds it within seconds. One to try a point is done once a trial names it, so none is lost and
+none is tried twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import platform
-import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from sqlalchemy.exc import SQLAlchemyError
 
 from tunesearch import __version__
-from tunesearch.errors import LedgerBusy, LedgerError, Problem, SearchNameError, nearest
+from tunesearch.errors import LedgerError, Problem, SearchNameError, nearest
 from tunesearch.experiment import Experiment
+from tunesearch.search.database import TROUBLE, Database, reason
 from tunesearch.search.mirror import Mirror
+from tunesearch.search.names import check_name
 from tunesearch.search.samplers import derived_seed
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
@@ -66,7 +69,6 @@ _TOLD: dict[str, TrialState] = {
 }
 """What Optuna is told; out_of_memory and infeasible carry a violated constraint besides."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DUPLICATES_IN_A_ROW = 64
 """How many equal configurations a sampler may suggest before the space counts as exhausted."""
 
@@ -94,6 +96,10 @@ class TrialRecord:
         attempts: how often it was started again after its process or node was lost.
         best: best value of the objective so far; None before the first epoch.
         closed: whether its state in the study is final.
+        retry_of: the trial that this one trains again; None: it is no retry.
+        asked_at: Unix time at which it was drawn.
+        ended_at: Unix time at which it was closed; None while it is live, and for duplicates.
+        place: it was the ``place``-th to end, from 1, whatever the clocks say; None as ``ended_at``.
     """
 
     number: int
@@ -105,6 +111,10 @@ class TrialRecord:
     attempts: int = 0
     best: float | None = None
     closed: bool = False
+    retry_of: int | None = None
+    asked_at: float = 0.0
+    ended_at: float | None = None
+    place: int | None = None
     _id: int = -1
 
     @property
@@ -128,7 +138,23 @@ class TrialRecord:
             "best_value": self.best,
             "seed": self.config.seed,
             "message": self.message,
+            **({} if self.retry_of is None else {"retry_of": self.retry_of}),
         }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A point that a person wants to be tried.
+
+    Attributes:
+        key: of the request.
+        parameters: full or partial; the rest is sampled.
+        retry_of: the trial whose configuration is trained again; None: it is a new one.
+    """
+
+    key: str
+    parameters: dict[str, Any]
+    retry_of: int | None = None
 
 
 def versions() -> dict[str, str]:
@@ -149,20 +175,6 @@ def versions() -> dict[str, str]:
         "tunesearch": __version__,
         **{name: importlib.metadata.version(name) for name in names},
     }
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that is no single, plain folder name.
-
-    Raises:
-        SearchNameError: it is not.
-    """
-    if not NAME.fullmatch(name):
-        raise SearchNameError(
-            Problem(
-                "--name", "must be letters, digits, '.', '_' and '-', starting with a letter or digit", value=repr(name)
-            )
-        )
 
 
 def require_free_name(storage: Path, name: str) -> None:
@@ -202,27 +214,31 @@ class Ledger:
 
     def __init__(self, folder: Path, *, drive: bool) -> None:
         self.folder = folder
-        self._lock = filelock.FileLock(folder / "driver.lock")
-        if drive:
-            try:
-                self._lock.acquire(timeout=2)  # a glance of ``driven`` holds it for a moment
-            except filelock.Timeout:
-                raise LedgerBusy(Problem(f"search {self.name}", "another process is driving it")) from None
         self._mirror: Mirror | None = None
         self.trials: dict[int, TrialRecord] = {}
         self._keys: dict[str, int] = {}
+        self._requests: dict[str, dict[str, Any]] = {}
+        self._granted: dict[str, int] = {}
+        """The trial of each request to try a point that has one."""
+        try:
+            self._database = Database(folder)
+        except (OSError, ValueError, KeyError, ImportError, *TROUBLE) as error:
+            raise LedgerError(Problem(str(folder), f"its ledger must answer: {reason(error)}")) from error
+        if drive:
+            self._database.take()
         try:
             self.experiment = read_experiment(folder)
             self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
             self.split = Split.load(folder / "split.json")
-            self._storage = _storage(folder)
-            self._study = optuna.load_study(study_name=self.name, storage=self._storage)
-            self._study_id = self._storage.get_study_id_from_name(self.name)
+            self._storage = self._database.storage
+            self._study = optuna.load_study(study_name=self._database.study, storage=self._storage)
+            self._study_id = self._storage.get_study_id_from_name(self._database.study)
             self.refresh()
-        except (OSError, YAMLError, SQLAlchemyError, StorageInternalError, ValueError, TypeError, KeyError) as error:
-            self._lock.release()
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise LedgerError(Problem(str(folder), f"must hold a whole search: {reason}")) from error
+            self._old_ends = self._ends()
+        except (OSError, YAMLError, ValueError, TypeError, KeyError, *TROUBLE) as error:
+            self._database.release()
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise LedgerError(Problem(str(folder), f"must hold a whole search: {why}")) from error
 
     @property
     def name(self) -> str:
@@ -232,11 +248,21 @@ class Ledger:
     # -------------------------------------------------------------------------------------------------- open and close
 
     @classmethod
-    def create(cls, storage: Path, name: str, experiment: Experiment, split: Split, settings: dict[str, Any]) -> Ledger:
+    def create(
+        cls,
+        storage: Path,
+        name: str,
+        experiment: Experiment,
+        split: Split,
+        settings: dict[str, Any],
+        *,
+        url: str | None = None,
+    ) -> Ledger:
         """Freeze a new search on disk and drive it. The folder appears whole or not at all.
 
         Args:
             settings: how the search is run (resources, tracking URI, ...), kept for ``resume``.
+            url: of a PostgreSQL database, as ``check_url`` gives it; None: SQLite in the search's folder.
 
         Raises:
             SearchNameError: the name is taken or no valid name.
@@ -249,17 +275,21 @@ class Ledger:
         (building / "trials").mkdir(parents=True)
         write_text(building / "experiment.yaml", experiment.to_yaml())
         split.save(building / "split.json")
+        identity = uuid.uuid4().hex
+        if url is not None:  # where other storages may have searches of the same name
+            Database.found(building, url, f"{name}-{identity[:8]}")
+        database = Database(building)
         study = optuna.create_study(
-            study_name=name,
-            storage=_storage(building),
+            study_name=name if url is None else database.study,
+            storage=database.storage,
             direction="maximize" if experiment.objective.mode == "max" else "minimize",
         )
-        study.set_user_attr("identity", uuid.uuid4().hex)
+        study.set_user_attr("identity", identity)
         study.set_user_attr("settings", settings)
         study.set_user_attr("versions", versions())
         study.set_user_attr("data_digest", split.digest)
         study.set_user_attr("created_at", time.time())
-        study._storage.remove_session()
+        database.close()
         building.rename(folder)
         return cls(folder, drive=True)
 
@@ -272,7 +302,7 @@ class Ledger:
             LedgerBusy: ``drive`` and another process drives it.
         """
         check_name(name)
-        if not (storage / name / "ledger.db").is_file():
+        if not Database.exists(storage / name):
             raise SearchNameError(
                 Problem(f"search {name}", f"does not exist in {storage}", hint=nearest(name, searches(storage)))
             )
@@ -280,31 +310,26 @@ class Ledger:
 
     def close(self) -> None:
         """Let another process drive this search."""
-        self._storage.remove_session()
-        self._lock.release()
+        self._database.release()
+        self._database.close()
 
     @property
     def driven(self) -> bool:
         """Whether some process drives this search now."""
-        if self._lock.is_locked:
-            return True
-        try:
-            with filelock.FileLock(self.folder / "driver.lock", timeout=0):
-                return False
-        except filelock.Timeout:
-            return True
-        except OSError:  # a folder that cannot be written has no driver that can be seen from here
-            return False
+        return self._database.driven
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def refresh(self) -> None:
-        """Read every trial anew."""
+        """Read every trial and every request anew."""
+        self.poll()
         for frozen in sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-            self._remember(self._read(frozen))
+            self._remember(self._read(frozen), frozen.user_attrs.get("request"))
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
         attributes = frozen.user_attrs
+        # A driver that died between the two writes has not ended the trial.
+        ended = attributes.get("ended", {}) if "outcome" in attributes else {}
         record = TrialRecord(
             number=frozen.number,
             parameters=dict(frozen.params),
@@ -313,6 +338,10 @@ class Ledger:
             message=attributes.get("message", ""),
             attempts=attributes.get("attempts", 0),
             closed=frozen.state.is_finished(),
+            retry_of=attributes.get("retry_of"),
+            asked_at=attributes.get("asked_at", 0.0),
+            ended_at=ended.get("at"),
+            place=ended.get("place"),
             _id=frozen._trial_id,
         )
         for key in sorted(key for key in attributes if key.startswith("epoch:")):
@@ -322,8 +351,10 @@ class Ledger:
             record.best = saved["best"]
         return record
 
-    def _remember(self, record: TrialRecord) -> None:
+    def _remember(self, record: TrialRecord, wish: str | None = None) -> None:
         self.trials[record.number] = record
+        if wish is not None:
+            self._granted[wish] = record.number
         if record.outcome != "duplicate":
             self._keys.setdefault(self._key(record.config), record.number)
 
@@ -362,7 +393,58 @@ class Ledger:
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Keep something about the whole search (plain data)."""
-        self._study.set_user_attr(name, value)
+        self._database.write(self._study.set_user_attr, name, value)
+
+    def note(self, name: str, value: Any) -> None:
+        """:meth:`set_attribute` for what may be lost: a database that is away is not waited for."""
+        with contextlib.suppress(*TROUBLE):
+            self._study.set_user_attr(name, value)
+
+    # --------------------------------------------------------------------------------------------------------- requests
+
+    def request(self, kind: str, **content: Any) -> None:
+        """Leave a request for whoever drives the search, now or after the next ``resume``.
+
+        Args:
+            kind: ``extend`` (``more``: trials), ``try`` (``parameters``, ``retry_of``) or ``stop`` (``trial``; None:
+                the whole search, if it is driven now).
+        """
+        # The clock only orders what one person asks for in a row.
+        self.set_attribute(f"request:{time.time_ns():020d}:{uuid.uuid4().hex[:8]}", {"kind": kind, **content})
+
+    def poll(self) -> None:
+        """Read the requests anew."""
+        self._requests = dict(sorted(self.attributes("request:").items()))
+
+    def _of_kind(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {key: content for key, content in self._requests.items() if content["kind"] == kind}
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the whole search is wanted to stop, asked since this process opened the ledger."""
+        return bool(self._ends() - self._old_ends)
+
+    def _ends(self) -> set[str]:
+        return {key for key, content in self._of_kind("stop").items() if content["trial"] is None}
+
+    def is_to_stop(self, number: int) -> bool:
+        """Whether a trial is wanted to end."""
+        return any(content["trial"] == number for content in self._of_kind("stop").values())
+
+    def wishes(self) -> list[Wish]:
+        """Points that are to be tried and have no trial yet, oldest first."""
+        return [
+            Wish(key, content["parameters"], content.get("retry_of"))
+            for key, content in self._of_kind("try").items()
+            if key not in self._granted
+        ]
+
+    @property
+    def target(self) -> int:
+        """How many trials the search is to have: as begun with, what it was extended by, and every wish on top."""
+        more = sum(int(content["more"]) for content in self._of_kind("extend").values())
+        granted = sum(1 for number in self._granted.values() if self.trials[number].outcome != "duplicate")
+        return self.experiment.search.trials + more + granted + len(self.wishes())
 
     # ---------------------------------------------------------------------------------------------------------- driving
 
@@ -373,10 +455,11 @@ class Ledger:
             record = self.trials[frozen.number]
             for epoch, saved in record.epochs.items():
                 if epoch not in frozen.intermediate_values:
-                    self._storage.set_trial_intermediate_value(record._id, epoch, saved.best)
+                    self._write(self._storage.set_trial_intermediate_value, record, epoch, saved.best)
         for frozen in running:
             record = self.trials[frozen.number]
-            twin = self._keys.get(self._key(record.config), record.number)
+            retried = record.retry_of is not None
+            twin = record.number if retried else self._keys.get(self._key(record.config), record.number)
             last = max(record.epochs, default=0)
             if record.outcome is not None:
                 self.end(record.number, record.outcome, record.message)
@@ -391,26 +474,51 @@ class Ledger:
     def ask(self) -> TrialRecord | None:
         """A new trial, committed with its complete configuration; None when the space is exhausted.
 
-        A configuration that equals an earlier one in effect is closed as a duplicate and another one is asked for.
+        What a person wished for comes first. A configuration that equals an earlier one in effect is closed as a
+        duplicate and another one is asked for; a retry is trained again whatever it equals.
         """
         search = self.experiment.search
-        duplicates = 0
-        while search.sampler == "grid" or duplicates < _DUPLICATES_IN_A_ROW:
-            frozen = self._mirrored().draw()
+        duplicates, granting = 0, False
+        while True:
+            wish = next(iter(self.wishes()), None)
+            if granting and wish is None and len(self.counted()) >= self.target:
+                return None  # the wish was a duplicate, and nothing else is wanted
+            granting = wish is not None
+            if duplicates >= _DUPLICATES_IN_A_ROW and search.sampler != "grid":
+                return None
+            frozen = self._mirrored().draw(wish.parameters if wish else None)
             if frozen is None:
                 return None
             number, parameters = frozen.number, dict(frozen.params)
-            config = self.experiment.train_config(parameters, seed=derived_seed(search.seed, number, 1))
-            frozen.user_attrs["config"] = config.model_dump(mode="json")
-            identity = self._storage.create_new_trial(self._study_id, template_trial=frozen)
-            record = TrialRecord(number, parameters, config, _id=identity)
-            twin = self._keys.get(self._key(config))
-            self._remember(record)
-            if twin is None:
+            earlier = self.trials[wish.retry_of] if wish and wish.retry_of is not None else None
+            seed = derived_seed(search.seed, number, 1) if earlier is None else earlier.config.seed
+            config = self.experiment.train_config(parameters, seed=seed)
+            asked_at = time.time()
+            frozen.user_attrs.update(config=config.model_dump(mode="json"), asked_at=asked_at)
+            if wish is not None:
+                frozen.user_attrs["request"] = wish.key
+                if earlier is not None:
+                    frozen.user_attrs["retry_of"] = earlier.number
+            record = TrialRecord(number, parameters, config, asked_at=asked_at)
+            record._id = self._database.write(self._create, frozen)
+            record.retry_of = None if earlier is None else earlier.number
+            twin = self.twin(config)
+            self._remember(record, wish.key if wish else None)
+            if twin is None or earlier is not None:
                 return record
             duplicates += 1
             self.end(number, "duplicate", f"equals trial {twin} in effect")
-        return None
+
+    def _create(self, frozen: FrozenTrial) -> int:
+        """Write a whole new trial, once however often it is called; gives its id."""
+        trials = self._study.get_trials(deepcopy=False)
+        if len(trials) > frozen.number:  # written, but the answer was lost
+            return int(trials[frozen.number]._trial_id)
+        return int(self._storage.create_new_trial(self._study_id, template_trial=frozen))
+
+    def twin(self, config: TrainConfig) -> int | None:
+        """The first trial that trains the same in effect; None: there is none."""
+        return self._keys.get(self._key(config))
 
     def _key(self, config: TrainConfig) -> str:
         """Equal for configurations that are equal in effect; a seed only counts where it is searched."""
@@ -432,8 +540,8 @@ class Ledger:
         value = getattr(metrics, self.experiment.objective.metric)
         best = value if record.best is None else self._sign * max(self._sign * value, self._sign * record.best)
         saved = EpochRecord(metrics, best, stopped)
-        self._storage.set_trial_user_attr(record._id, f"epoch:{metrics.epoch:04d}", dataclasses.asdict(saved))
-        self._storage.set_trial_intermediate_value(record._id, metrics.epoch, best)
+        self._write(self._storage.set_trial_user_attr, record, f"epoch:{metrics.epoch:04d}", dataclasses.asdict(saved))
+        self._write(self._storage.set_trial_intermediate_value, record, metrics.epoch, best)
         self._mirrored().report(number, metrics.epoch, best)
         record.epochs[metrics.epoch], record.best = saved, best
         return saved
@@ -450,25 +558,34 @@ class Ledger:
         if record.closed:
             return
         if message:
-            self._storage.set_trial_user_attr(record._id, "message", message)
-        self._storage.set_trial_user_attr(record._id, "outcome", outcome)
+            self._write(self._storage.set_trial_user_attr, record, "message", message)
+        if outcome != "duplicate" and record.place is None:
+            place, ended_at = 1 + max((other.place or 0 for other in self.trials.values()), default=0), time.time()
+            ended = {"place": place, "at": ended_at}
+            self._write(self._storage.set_trial_user_attr, record, "ended", ended)
+            record.place, record.ended_at = place, ended_at
+        self._write(self._storage.set_trial_user_attr, record, "outcome", outcome)
         state = _TOLD[outcome]
         violated = outcome if outcome in ("out_of_memory", "infeasible") else None
         value = record.best if state is not TrialState.FAIL else None
         for name, content in self._mirrored().end(number, state, value, violated).items():
             if name != "fixed_params":  # written with the trial; whatever else is the sampler's memory
-                self._storage.set_trial_system_attr(record._id, name, content)
-        self._storage.set_trial_state_values(record._id, state, None if value is None else [value])
+                self._write(self._storage.set_trial_system_attr, record, name, content)
+        self._write(self._storage.set_trial_state_values, record, state, None if value is None else [value])
         record.outcome, record.message, record.closed = outcome, message, True
 
     def add_attempt(self, number: int) -> int:
         """Count that a trial is started again after its process was lost; gives the count."""
         record = self.trials[number]
         record.attempts += 1
-        self._storage.set_trial_user_attr(record._id, "attempts", record.attempts)
+        self._write(self._storage.set_trial_user_attr, record, "attempts", record.attempts)
         return record.attempts
 
+    def _write(self, work: Callable[..., object], record: TrialRecord, *values: Any) -> None:
+        """Write to a trial. That it is closed already means that an earlier attempt's answer was lost."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._database.write(work, record._id, *values)
 
-def _storage(folder: Path) -> RDBStorage:
-    # The timeout is SQLite's: a writer waits for another instead of raising "database is locked".
-    return RDBStorage(f"sqlite:///{folder.resolve()}/ledger.db", engine_kwargs={"connect_args": {"timeout": 60}})
+    def still_mine(self) -> bool:
+        """Whether this process is still the search's driver."""
+        return self._database.still_mine()

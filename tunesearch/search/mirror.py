@@ -33,26 +33,36 @@ class Mirror:
         direction = StudyDirection.MAXIMIZE if experiment.objective.mode == "max" else StudyDirection.MINIMIZE
         self.study = optuna.create_study(direction=direction, storage=self.storage)
         self.ids: list[int] = []
+        self.proposed = 0
+        """How many trials nobody wished for: the place in the grid and in ``try_first``."""
         for trial in trials:
             self.study.add_trial(trial)
             self._note(trial.number)
+            self.proposed += "request" not in trial.user_attrs
         self._grid: list[dict[str, Any]] | None = None
 
     def _note(self, number: int) -> None:
         study = self.storage.get_study_id_from_name(self.study.study_name)
         self.ids.append(self.storage.get_trial_id_from_study_id_trial_number(study, number))
 
-    def draw(self) -> FrozenTrial | None:
-        """The next trial with all its parameters; None when a grid has no further point."""
+    def draw(self, wish: dict[str, Any] | None = None) -> FrozenTrial | None:
+        """The next trial with all its parameters; None when a grid has no further point.
+
+        Args:
+            wish: a point that a person wants, full or partial; None: it is the sampler's turn.
+        """
         number = len(self.ids)
         search = self.experiment.search
-        if search.sampler == "grid":
-            point = self._grid_point(number)
+        if wish is not None:
+            self.study.enqueue_trial(wish)
+        elif search.sampler == "grid":
+            point = self._grid_point(self.proposed)
             if point is None:
                 return None
             self.study.enqueue_trial(point)
-        elif number < len(self.experiment.try_first):
-            self.study.enqueue_trial(self.experiment.try_first[number])
+        elif self.proposed < len(self.experiment.try_first):
+            self.study.enqueue_trial(self.experiment.try_first[self.proposed])
+        self.proposed += wish is None
         self.study.sampler = build_sampler(search.sampler, search_seed=search.seed, number=number)
         self.experiment.space(self.study.ask())
         self._note(number)

@@ -7,28 +7,23 @@ import logging
 import os
 import shutil
 import signal
-import socket
-import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tunesearch.errors import InputError, Problem, TunesearchError
-from tunesearch.experiment import Experiment
-from tunesearch.search.asha import most_epochs
+from tunesearch.errors import Halted, NoUsableTrial, TunesearchError
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.resources import Resources, plan_resources
-from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, Size, TrainConfig
-from tunesearch.segmentation.data.checks import DataReport, check_data
-from tunesearch.segmentation.data.layouts import resolve_classes
-from tunesearch.segmentation.data.splits import POOL, Split, folds, freeze_split
+from tunesearch.search.session import ray_session, remove_folder
+from tunesearch.search.settings import Settings
+from tunesearch.segmentation.config import Size
+from tunesearch.segmentation.data.splits import POOL
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
@@ -45,211 +40,6 @@ ENVIRONMENT = {
 }
 
 
-_RAY_PREFIX = "tunesearch-ray-"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a search is run, as opposed to what it searches; kept in the ledger for ``resume``.
-
-    Attributes:
-        address: of a Ray cluster; ``local``: a private Ray on this machine; None: ``$RAY_ADDRESS``, else local.
-        cpus_per_trial, gpus_per_trial, max_concurrent: None: planned from what there is.
-        encoder_weights: file or folder of ImageNet weights; None: the library's loader.
-        time_budget: seconds of searching, all sessions together; None: no end.
-        tracking_uri: MLflow's; None: SQLite in the storage folder.
-        system_metrics: log the machine's load to MLflow.
-        code: folder put on the import path of every trial, for a user's own model, loss or data set.
-    """
-
-    address: str | None = None
-    cpus_per_trial: int | None = None
-    gpus_per_trial: float | None = None
-    max_concurrent: int | None = None
-    encoder_weights: str | None = None
-    time_budget: float | None = None
-    tracking_uri: str | None = None
-    system_metrics: bool = False
-    code: str = "."
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for the ledger."""
-        return asdict(self)
-
-
-# ------------------------------------------------------------------------------------------------------------ preflight
-
-
-def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, Split, list[str]]:
-    """Check everything that would fail later, before anything is created.
-
-    Returns:
-        The data report, the frozen split, and notes worth telling.
-
-    Raises:
-        InputError: with every problem of the data, the encoders and the user's own code.
-    """
-    problems: list[Problem] = []
-    report: DataReport | None = None
-    split: Split | None = None
-    find_own_code(settings.code)
-    try:
-        split = freeze_split(experiment.data)
-        folds(experiment.data, split)  # says if there are too few images for them
-        report = check_data(experiment.data, split=split)
-        report.raise_if_broken()
-    except InputError as error:
-        problems.extend(error.problems)
-    problems += _surroundings(experiment, settings, problems)
-    if problems:
-        raise InputError(problems)
-    assert report is not None
-    assert split is not None
-    return report, split, _notes(experiment)
-
-
-def check_surroundings(experiment: Experiment, settings: Settings) -> None:
-    """What a resumed search needs again: its cluster, the user's own code, the encoders' weights.
-
-    Raises:
-        InputError: every problem at once.
-    """
-    find_own_code(settings.code)
-    problems = _surroundings(experiment, settings, [])
-    if problems:
-        raise InputError(problems)
-
-
-def find_own_code(folder: str) -> None:
-    """Let modules of the user's own be imported from a folder; what is installed goes first."""
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _surroundings(experiment: Experiment, settings: Settings, known: list[Problem]) -> list[Problem]:
-    problems: list[Problem] = []
-    for check in (_check_address, _check_own_code, _check_training, _check_encoders):
-        if (known or problems) and check is _check_encoders and not settings.encoder_weights:
-            break  # it may download; that can wait until the rest is mended
-        try:
-            check(experiment, settings)
-        except InputError as error:
-            problems.extend(error.problems)
-    return problems
-
-
-def possible(experiment: Experiment, name: str) -> list[Any]:
-    """Every value that a field of choices can have in an experiment: searched, fixed, or its default."""
-    if name in experiment.space:
-        return list(experiment.space[name].domain.representatives())
-    return [_fixed(experiment, name)]
-
-
-def _address(settings: Settings) -> str:
-    return settings.address or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def _check_address(experiment: Experiment, settings: Settings) -> None:
-    """Ray itself would try for minutes to reach an address where nobody listens."""
-    address = _address(settings)
-    if address in ("local", "auto"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        where = "--address" if settings.address else "$RAY_ADDRESS"
-        rule = "must be local, auto or the HOST:PORT of a Ray cluster that answers"
-        raise InputError(Problem(where, rule, value=f"{address} ({error})")) from error
-
-
-def _check_own_code(experiment: Experiment, settings: Settings) -> None:
-    from tunesearch.segmentation.models import import_object
-
-    for what in ("architecture", "loss"):
-        for value in possible(experiment, what):
-            if IMPORT_PATH.match(str(value)):
-                import_object(value, what)
-
-
-def _check_encoders(experiment: Experiment, settings: Settings) -> None:
-    from tunesearch.segmentation.models.library import encoder_problem
-    from tunesearch.segmentation.models.weights import check_weights
-
-    encoders: dict[str, bool] = {}  # name -> whether ImageNet weights are asked for with it
-    for point in experiment.space.skeletons(("architecture", "encoder", "encoder_weights")):
-        fields = {name: point.get(name, _fixed(experiment, name)) for name in ("architecture", "encoder_weights")}
-        encoder = point.get("encoder", _fixed(experiment, "encoder"))
-        if fields["architecture"] in ENCODER_ARCHITECTURES and encoder is not None:
-            encoders[str(encoder)] = encoders.get(str(encoder), False) or fields["encoder_weights"] == "imagenet"
-    problems = [problem for encoder in encoders if (problem := encoder_problem(encoder, "parameters.encoder"))]
-    if problems:
-        raise InputError(problems)
-    loaded = [encoder for encoder, wanted in encoders.items() if wanted]
-    if loaded:
-        check_weights(loaded, source=Path(settings.encoder_weights) if settings.encoder_weights else None)
-
-
-def _check_training(experiment: Experiment, settings: Settings) -> None:
-    check_training(experiment)
-
-
-def check_training(experiment: Experiment) -> None:
-    """What only the libraries and the number of classes can tell: the augmentation's transforms, the class weights.
-
-    Raises:
-        InputError: every problem at once.
-    """
-    from tunesearch.segmentation.data.augmentation import check_augmentation
-    from tunesearch.segmentation.data.class_weights import check_class_weights
-
-    problems: list[Problem] = []
-
-    def checked_by(check: Callable[[], None], field: str) -> None:
-        section = "parameters" if field in experiment.space else "train"
-        try:
-            check()
-        except InputError as error:
-            for problem in error.problems:
-                inner = ".".join(part for part in (problem.where, problem.path) if part and part != field)
-                problems.append(replace(problem, where="", path=".".join(filter(None, (section, field, inner)))))
-
-    classes = len(resolve_classes(experiment.data))
-    for value in possible(experiment, "class_weights"):
-        weights = TrainConfig.model_validate({"class_weights": value})
-        checked_by(partial(check_class_weights, weights, classes), "class_weights")
-    checked = set()
-    names = ("size", "crop", "augmentation")
-    for point in experiment.space.skeletons(names):
-        config = TrainConfig.model_validate({name: point.get(name, _fixed(experiment, name)) for name in names})
-        if (kind := (str(config.window or config.size), str(config.augmentation))) not in checked:
-            checked.add(kind)
-            checked_by(partial(check_augmentation, config), "augmentation")
-    if problems:
-        raise InputError(problems)
-
-
-def _fixed(experiment: Experiment, name: str) -> Any:
-    """The value of a field that a point leaves open."""
-    return experiment.train.get(name, TrainConfig.model_fields[name].default)
-
-
-def _notes(experiment: Experiment) -> list[str]:
-    notes = [f"try_first {index + 1} is skipped: {reason}" for index, reason in experiment.skipped_points]
-    notes += [f"train.{name} has no effect on anything that is searched here" for name in experiment.idle_fields()]
-    if experiment.search.sampler == "grid" and experiment.try_first:
-        notes.append("try_first is not used: a grid tries every point anyway")
-    grace = getattr(experiment.scheduler, "grace_epochs", None)
-    if grace is not None and most_epochs(experiment) <= grace:
-        notes.append(
-            f"nothing will be stopped early: {most_epochs(experiment)} epochs are within the grace period of {grace}"
-        )
-    return notes
-
-
-# ----------------------------------------------------------------------------------------------------------- the search
-
-
 def drive(
     ledger: Ledger,
     settings: Settings,
@@ -258,6 +48,7 @@ def drive(
     started: Callable[[Resources], None] = lambda resources: None,
     trainable: type | None = None,
     decode: bool = True,
+    abandon: Callable[[str], None] = lambda reason: None,
 ) -> str:
     """Run a search until it ends, from wherever the ledger stands.
 
@@ -266,18 +57,23 @@ def drive(
         started: told once what a trial gets and how many run at once.
         trainable: Ray's class trainable; None: ``SegmentationTrial``. For benchmarks.
         decode: whether the data set is decoded before the first trial; not for trials that read none.
+        abandon: called from another thread when Ray has died and its loop does not return: save what can be saved. The
+            process ends with exit code 4 then; Ray itself would end it a minute later.
 
     Returns:
         ``completed``, ``exhausted`` (the space has no further configuration), ``time_budget`` or ``interrupted``.
 
     Raises:
-        InputError: no trial fits on the cluster, or the cluster cannot be reached.
+        InputError: no trial fits on the cluster, the cluster cannot be reached, or a node of it cannot run trials.
+        Halted: the surroundings made it stop, everything before is kept.
+        NoUsableTrial: its first trials all failed alike.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from ray import tune
 
-    from tunesearch.search.searcher import Conductor, EndStopper, LedgerScheduler, LedgerSearcher
+    from tunesearch.search import nodes as fleet
+    from tunesearch.search.searcher import ALIKE, Conductor, EndStopper, LedgerScheduler, LedgerSearcher
     from tunesearch.search.trial import SegmentationTrial
 
     spent = float(ledger.attribute("seconds", 0.0))
@@ -286,13 +82,17 @@ def drive(
     if decode:
         _warm_cache(ledger)
     _sweep(ledger)
-    with _ray(settings, ledger) as nodes:
+    address = settings.cluster()
+    with ray_session(address, noted=partial(ledger.set_attribute, "ray_folder"), abandon=abandon) as guard:
+        nodes = fleet.reachable()
         resources = plan_resources(
             nodes,
             cpus=settings.cpus_per_trial,
             gpus=settings.gpus_per_trial,
             concurrent=settings.max_concurrent,
         )
+        alone = len(nodes) == 1 and fleet.is_only_here()
+        demands = None if alone else asdict(fleet.check_nodes(ledger.folder, settings))
         started(resources)
 
         def assign(record: TrialRecord) -> dict[str, Any]:
@@ -306,6 +106,7 @@ def drive(
                 "workers": resources.cpus - 1 if resources.gpus > 0 else 0,
                 "encoder_weights": settings.encoder_weights,
                 "code": settings.code,
+                "demands": demands,
             }
 
         noted = begun
@@ -314,10 +115,19 @@ def drive(
             nonlocal noted
             if time.monotonic() - noted > 10:  # so that a killed session's time counts, too
                 noted = time.monotonic()
-                ledger.set_attribute("seconds", spent + noted - begun)
+                ledger.note("seconds", spent + noted - begun)
             changed(number)
 
-        conductor = Conductor(ledger, assign=assign, changed=heard, deadline=deadline)
+        conductor = Conductor(
+            ledger,
+            assign=assign,
+            changed=heard,
+            deadline=deadline,
+            keep_checkpoints=settings.keep_checkpoints,
+            stall_timeout=settings.stall_timeout,
+            end_process=fleet.end_process,
+        )
+        guard.lost = conductor.halt
         scratch = _scratch(ledger)
         for name in ("ray", "ray.tune"):  # a trial's fault is told once, by us, under its name
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -348,12 +158,18 @@ def drive(
             except TunesearchError:
                 raise
             except Exception:
-                if not conductor.interrupted:
+                if not conductor.ending:
                     raise
             finally:
-                ledger.set_attribute("seconds", spent + time.monotonic() - begun)
+                ledger.note("seconds", spent + time.monotonic() - begun)
                 shutil.rmtree(scratch, ignore_errors=True)
-    if not conductor.interrupted and conductor.out_of_time and unfinished(ledger):
+    if conductor.halted and unfinished(ledger):
+        raise Halted(conductor.halted)
+    if conductor.alike and unfinished(ledger):
+        raise NoUsableTrial(f"the first {ALIKE} trials all failed alike, so the search stopped: {conductor.alike}")
+    if conductor.interrupted:
+        return "interrupted" if unfinished(ledger) else "completed"
+    if conductor.out_of_time and unfinished(ledger):
         conductor.cancel_live("the time budget was spent")
         return "time_budget"
     if conductor.exhausted and not ledger.live():
@@ -363,7 +179,7 @@ def drive(
 
 def unfinished(ledger: Ledger) -> bool:
     """Whether trials are live or still to be asked."""
-    return bool(ledger.live()) or len(ledger.counted()) < ledger.experiment.search.trials
+    return bool(ledger.live()) or len(ledger.counted()) < ledger.target
 
 
 def _scratch(ledger: Ledger) -> Path:
@@ -374,9 +190,7 @@ def _scratch(ledger: Ledger) -> Path:
 def _sweep(ledger: Ledger) -> None:
     """Remove what a killed driver left: Ray Tune's files, and the folder of its private Ray, which died with it."""
     shutil.rmtree(_scratch(ledger), ignore_errors=True)
-    left = ledger.attribute("ray_folder")
-    if left and Path(left).name.startswith(_RAY_PREFIX):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_folder(ledger.attribute("ray_folder"))
 
 
 def _trial_name(trial: Any) -> str:
@@ -390,58 +204,11 @@ def _warm_cache(ledger: Ledger) -> None:
     experiment = ledger.experiment
     parts = ("train", "val") if experiment.data.folds is None else (POOL,)
     if "size" not in experiment.space:
-        size = Size.model_validate(possible(experiment, "size")[0])
+        size = Size.model_validate(experiment.possible("size")[0])
         for part in parts:
             decoded(experiment.data, ledger.split, part, size)
     if experiment.objective.resolution == "original":
         original_masks(experiment.data, ledger.split, parts[-1])
-
-
-@contextlib.contextmanager
-def _ray(settings: Settings, ledger: Ledger) -> Iterator[list[dict[str, float]]]:
-    """Ray for the length of a search: the given cluster, or a private one. Gives each node's resources."""
-    import ray
-
-    if ray.is_initialized():  # the caller's own Ray: used, and left as it is
-        yield _nodes(ray)
-        return
-    address = _address(settings)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    temporary: str | None = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if address == "local":
-                # Short, because the path of a Unix socket below it may have 107 characters at most.
-                temporary = tempfile.mkdtemp(prefix=_RAY_PREFIX, dir="/tmp" if os.name == "posix" else None)
-                ledger.set_attribute("ray_folder", temporary)
-                ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
-            else:
-                try:
-                    ray.init(address=address, **quiet)
-                except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-                    reason = " ".join(str(error).split())[:200]
-                    raise InputError(
-                        Problem("--address", f"must be a Ray cluster that answers: {reason}", value=address)
-                    ) from error
-        _keep_token_private()
-        yield _nodes(ray)
-    finally:
-        ray.shutdown()
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _nodes(ray: Any) -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _keep_token_private() -> None:
-    """Ray writes its authentication token readable for everyone on the machine."""
-    token = Path("~/.ray/auth_token").expanduser()
-    if token.is_file() and token.stat().st_mode & 0o077:
-        with contextlib.suppress(OSError):
-            token.chmod(0o600)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +16,21 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from tunesearch.errors import DiskFull, Halted, UnfitNode
 from tunesearch.search.asha import build_stopper
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.search.database import TROUBLE
+from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
+from tunesearch.search.pulse import Beat, forget, read_beat
+from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics
 
 MAX_ATTEMPTS = 3
 """How often a trial is started again after its process or node died."""
+ALIKE = 4
+"""How many of a session's first trials must fail alike for the search to stop."""
+_LOOK = 2.0
+"""Seconds between two looks at requests and signs of life."""
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 class Conductor:
@@ -31,9 +41,14 @@ class Conductor:
         assign: turns a record into the configuration of Ray's trainable.
         changed: told the number of every trial that began, went on or ended; must return at once.
         deadline: ``time.monotonic()`` at which the search ends; None: never.
+        keep_checkpoints: how many completed trials keep their weights; None: all.
+        stall_timeout: seconds without a sign of life after which a trial's process is ended.
+        end_process: ends a process on a node, given both and when it began; must return at once.
 
     Attributes:
-        interrupted: set by a signal; the search stops at once and its live trials stay live for a resume.
+        interrupted: set by a signal or a request; the search stops at once, its live trials stay live for a resume.
+        halted: why the surroundings made the search stop, as far as they did; its live trials stay live, too.
+        alike: the error that all of the first trials failed with, as far as they did.
         exhausted: the sampler had nothing new to suggest.
     """
 
@@ -44,16 +59,28 @@ class Conductor:
         assign: Callable[[TrialRecord], dict[str, Any]],
         changed: Callable[[int], None],
         deadline: float | None,
+        keep_checkpoints: int | None = None,
+        stall_timeout: float = float("inf"),
+        end_process: Callable[[str, int, float], None] = lambda node, pid, created: None,
     ) -> None:
         self.ledger = ledger
         self.assign = assign
         self.changed = changed
         self.deadline = deadline
+        self.keep_checkpoints = keep_checkpoints
+        self.stall_timeout = stall_timeout
+        self.end_process = end_process
         self.interrupted = False
+        self.halted = ""
+        self.alike = ""
         self.exhausted = False
         self.waiting: deque[int] = deque(record.number for record in ledger.recover())
         self.running: dict[str, int] = {}
         self.stopper = build_stopper(ledger.experiment)
+        self._begun: list[int] = []
+        self._trained = False
+        self._next_look = 0.0
+        self._beats: dict[int, tuple[Beat | None, float]] = {}
         for record in ledger.counted():
             if record.outcome is not None:
                 self._tidy(record.number)
@@ -63,40 +90,101 @@ class Conductor:
     @property
     def ending(self) -> bool:
         """Whether everything is to stop now."""
-        return self.interrupted or self.out_of_time
+        return self.interrupted or bool(self.halted or self.alike) or self.out_of_time
 
     @property
     def out_of_time(self) -> bool:
         """Whether the time budget is spent."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def halt(self, reason: str) -> None:
+        """The surroundings do not allow to go on; from any thread."""
+        self.halted = self.halted or reason
+
+    # --------------------------------------------------------------------------------------------------- looking around
+
+    def look(self) -> None:
+        """See, every few seconds, what other processes want and whether the running trials are alive."""
+        if time.monotonic() < self._next_look or self.ending:
+            return
+        self._next_look = time.monotonic() + _LOOK
+        try:
+            self.ledger.poll()
+            if not self.ledger.still_mine():
+                self.halted = "another process has taken over the search"
+        except TROUBLE:  # a database that is away; the next write waits for it or says so
+            return
+        self.interrupted = self.interrupted or self.ledger.is_to_end
+        for number in self.running.values():
+            self._feel_pulse(number)
+
+    def _feel_pulse(self, number: int) -> None:
+        """End the process of a trial whose sign of life has not changed for too long; by our clock, not the node's."""
+        beat = read_beat(self.ledger.trial_folder(number))
+        known, since = self._beats.get(number, (None, 0.0))
+        if beat is None:  # it waits for its node, or is just writing
+            return
+        if beat != known:
+            self._beats[number] = (beat, time.monotonic())
+        elif time.monotonic() - since > self.stall_timeout:
+            self._beats[number] = (beat, time.monotonic())
+            self.end_process(beat.node, beat.pid, beat.created)
+
     # ------------------------------------------------------------------------------------------------------- giving out
 
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None while there is nothing to do but wait, or FINISHED, which is final."""
-        if self.ending:
+        record = None
+        if not self.ending:
+            try:
+                record = self._next()
+            except (DiskFull, Halted) as error:
+                self.halted = str(error)
+        if record is None:
             return None if self.running else Searcher.FINISHED
-        if self.waiting:
-            record = self.ledger.trials[self.waiting.popleft()]
-        elif not self.exhausted and len(self.ledger.counted()) < self.ledger.experiment.search.trials:
-            asked = self.ledger.ask()
-            if asked is None:
-                self.exhausted = True
-                return self.next(trial_id)
-            record = asked
-        else:
-            return None if self.running else Searcher.FINISHED
+        forget(self.ledger.trial_folder(record.number))
+        self._beats.pop(record.number, None)
         self.running[trial_id] = record.number
+        if record.number not in self._begun:
+            self._begun.append(record.number)
         self.changed(record.number)
         return self.assign(record)
+
+    def _next(self) -> TrialRecord | None:
+        """First what was begun, then what people wish for, then what the sampler proposes."""
+        while self.waiting:
+            record = self.ledger.trials[self.waiting.popleft()]
+            if not self.ledger.is_to_stop(record.number):
+                return record
+            self._end(record.number, "cancelled", _STOPPED)
+            self.changed(record.number)
+        wanted = len(self.ledger.counted()) < self.ledger.target
+        if not wanted or (self.exhausted and not self.ledger.wishes()):
+            return None
+        asked = self.ledger.ask()
+        self.exhausted = asked is None and len(self.ledger.counted()) < self.ledger.target
+        return asked
 
     # ------------------------------------------------------------------------------------------------ commit and decide
 
     def take(self, report: dict[str, Any]) -> bool:
-        """Commit one report; whether its trial ends here."""
-        number, outcome = report["number"], report["outcome"]
+        """Commit one report; whether its trial ends here. What cannot be committed is reported again after a resume."""
+        if self.halted:
+            return False
+        if report["halt"]:
+            self.halted = report["halt"]
+            return False
+        try:
+            return self._commit(report)
+        except (DiskFull, Halted) as error:
+            self.halted = str(error)
+            return False
+
+    def _commit(self, report: dict[str, Any]) -> bool:
+        number, outcome, message = report["number"], report["outcome"], report["message"]
         record = self.ledger.trials[number]
         if report["metrics"] is not None:
+            self._trained = True
             metrics = EpochMetrics.from_dict(report["metrics"])
             if metrics.epoch in record.epochs:
                 stopped = record.epochs[metrics.epoch].stopped
@@ -107,39 +195,67 @@ class Conductor:
                 self.ledger.commit_epoch(metrics, number=number, stopped=stopped)
             if stopped and outcome is None:
                 outcome = "stopped"
+        if outcome is None and self.ledger.is_to_stop(number):
+            outcome, message = "cancelled", _STOPPED
         if outcome is not None:
-            self.ledger.end(number, outcome, report["message"])
-            self._tidy(number)
+            self._end(number, outcome, message)
         self.changed(number)
         return outcome is not None
 
     def fault(self, number: int, *, lost: bool, text: str) -> None:
         """A trial's process raised or died: an error of its own ends it, a lost process is started again."""
-        if lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
-            self.waiting.append(number)
-        else:
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            self.ledger.end(number, "lost" if lost else "failed", lines[-1][:2000] if lines else "")
-            folder = self.ledger.trial_folder(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(text, encoding="utf-8")
-            self._tidy(number)
+        if self.halted:  # the trial stays live
+            return
+        try:
+            if lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
+                self.waiting.append(number)
+            else:
+                lines = [line.strip() for line in text.splitlines() if line.strip()]
+                folder = self.ledger.trial_folder(number)
+                write_text(folder / "error.txt", text)
+                self._end(number, "lost" if lost else "failed", lines[-1][:2000] if lines else "")
+                self._compare_first()
+        except (DiskFull, Halted) as error:
+            self.halted = str(error)
         self.changed(number)
+
+    def _compare_first(self) -> None:
+        """Stop where the first trials of this session all failed alike: what is broken is not in their parameters."""
+        first = [self.ledger.trials[number] for number in self._begun[:ALIKE]]
+        if self._trained or len(first) < ALIKE or any(record.outcome not in ("failed", "lost") for record in first):
+            return
+        if len({_NUMBERS.sub("#", record.message) for record in first}) == 1:
+            self.alike = first[0].message or "no message"
 
     def cancel_live(self, reason: str) -> None:
         """Close what is still running: the time is up."""
         for record in self.ledger.live():
-            self.ledger.end(record.number, "cancelled", reason)
-            self._tidy(record.number)
+            self._end(record.number, "cancelled", reason)
             self.changed(record.number)
+
+    def _end(self, number: int, outcome: Outcome, message: str) -> None:
+        self.ledger.end(number, outcome, message)
+        self._tidy(number)
+        if outcome == "completed" and self.keep_checkpoints is not None:
+            completed = [record for record in self.ledger.counted() if record.outcome == "completed"]
+            completed.sort(key=lambda record: (-self.ledger.larger_is_better(record.best or 0.0), record.number))
+            for record in completed[self.keep_checkpoints :]:
+                self._drop(record.number, "best.safetensors")
 
     def _tidy(self, number: int) -> None:
         """A trial that ended needs no checkpoint to resume from; one that was stopped needs no weights either."""
+        forget(self.ledger.trial_folder(number))
+        self._drop(number, "last.pt")
+        if self.ledger.trials[number].outcome != "completed":
+            self._drop(number, "best.safetensors")
+
+    def _drop(self, number: int, file: str) -> None:
         folder = self.ledger.trial_folder(number)
         for part in (folder, *folder.glob("fold-*")):
-            (part / "last.pt").unlink(missing_ok=True)
-            if self.ledger.trials[number].outcome != "completed":
-                (part / "best.safetensors").unlink(missing_ok=True)
+            (part / file).unlink(missing_ok=True)
+
+
+_STOPPED = "stopped by hand"
 
 
 def _fault_of(trial: Any) -> tuple[bool, str]:
@@ -158,7 +274,8 @@ def _fault_of(trial: Any) -> tuple[bool, str]:
         error = cloudpickle.loads(Path(file).read_bytes())
     except Exception:  # whatever a foreign exception's unpickling may raise
         return False, text
-    return isinstance(error, RayActorError), str(error)
+    cause = getattr(error, "cause", error)  # of a Ray task's error
+    return isinstance(error, RayActorError) or isinstance(cause, UnfitNode), str(error)
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray's classes are untyped
@@ -217,6 +334,7 @@ class EndStopper(Stopper):  # type: ignore[misc]  # Ray's classes are untyped
         return False
 
     def stop_all(self) -> bool:
+        self.conductor.look()  # Ray asks at every turn of its loop
         return self.conductor.ending
 
     def __getstate__(self) -> dict[str, Any]:

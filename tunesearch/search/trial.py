@@ -1,7 +1,8 @@
 """A search trial: Ray's class trainable around the Trainer. One step is one epoch; the actor is reused by later trials.
 
 What it returns to the driver is one JSON text under ``report``: the trial's number, the epoch's metrics (none when the
-training ended without one) and the outcome (null while it goes on). Committing and deciding is the driver's work.
+training ended without one) and the outcome (null while it goes on). A trial that cannot go on for a reason that is not
+its own, a full disk, says so under ``halt``. Committing and deciding is the driver's work.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
-from tunesearch.errors import Infeasible
+from tunesearch.errors import DiskFull, Infeasible, UnfitNode
 from tunesearch.search.ledger import read_experiment
+from tunesearch.search.nodes import Demands, examine
+from tunesearch.search.pulse import Pulse
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks, decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -56,18 +60,25 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
     def step(self) -> dict[str, Any]:
         """Train one epoch; a resumed trial first reports its checkpoint's epoch again."""
         try:
-            if self.trainer is None:
-                self.trainer = self._build()
-                self.epochs = self.trainer.epochs()
-                if self.trainer.resumed is not None:
-                    return self._report(self.trainer.resumed, self.trainer.outcome)
-            assert self.epochs is not None
-            self._log("begin", self.trainer.epoch + 1)
-            metrics = next(self.epochs, None)
+            return self._epoch()
         except Infeasible as error:
             return self._report(None, "infeasible", str(error))
         except torch.OutOfMemoryError as error:  # the network alone does not fit; the trainer handles the rest
             return self._report(None, "out_of_memory", str(error).splitlines()[0])
+        except DiskFull as error:
+            return self._report(None, None, halt=str(error))
+
+    def _epoch(self) -> dict[str, Any]:
+        if self.trainer is None:
+            pulse = Pulse(Path(self.assignment["folder"]), ray.get_runtime_context().get_node_id())
+            with pulse.throughout():
+                self.trainer = self._build(pulse)
+            self.epochs = self.trainer.epochs()
+            if self.trainer.resumed is not None:
+                return self._report(self.trainer.resumed, self.trainer.outcome)
+        assert self.epochs is not None
+        self._log("begin", self.trainer.epoch + 1)
+        metrics = next(self.epochs, None)
         if metrics is not None:
             self._log("end", metrics.epoch)
             if self.trainer.best is metrics:
@@ -86,8 +97,11 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _build(self) -> Trainer | FoldedTrainer:
+    def _build(self, pulse: Pulse) -> Trainer | FoldedTrainer:
         assignment = self.assignment
+        self.folder = Path(assignment["folder"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _require_fit_node(assignment["demands"])
         search = Path(assignment["search"])
         if assignment["code"] not in sys.path:  # a user's own model lies beside the search space
             sys.path.append(assignment["code"])
@@ -96,8 +110,6 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         split = Split.load(search / "split.json")
         config = TrainConfig.model_validate(assignment["config"])
         self.classes = resolve_classes(experiment.data)
-        self.folder = Path(assignment["folder"])
-        self.folder.mkdir(parents=True, exist_ok=True)
         original = experiment.objective.resolution == "original"
         weights = assignment["encoder_weights"]
 
@@ -114,6 +126,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 watch=_watched(val),
                 monitor=experiment.objective.metric,
                 originals=masks,
+                alive=pulse.beat,
             )
 
         trainer: Trainer | FoldedTrainer
@@ -146,12 +159,15 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
         return trainer
 
-    def _report(self, metrics: EpochMetrics | None, outcome: str | None, message: str = "") -> dict[str, Any]:
+    def _report(
+        self, metrics: EpochMetrics | None, outcome: str | None, message: str = "", *, halt: str = ""
+    ) -> dict[str, Any]:
         report = {
             "number": self.assignment["number"],
             "metrics": None if metrics is None else asdict(metrics),
             "outcome": outcome,
             "message": message,
+            "halt": halt,
         }
         return {"report": json.dumps(report)}
 
@@ -179,6 +195,24 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
             self.trainer.close()
         self.trainer = self.epochs = None
         gc.collect()  # what a trial leaks on a GPU, the next one on this actor has not
+
+
+_examined: set[str] = set()
+"""The nonces of the sessions that have found this process's node fit."""
+
+
+def _require_fit_node(demands: dict[str, Any] | None) -> None:
+    """Examine a node that may have joined after the search began, once per process.
+
+    Raises:
+        UnfitNode: with everything that is wrong; the trial is started again elsewhere.
+    """
+    if demands is None or demands["nonce"] in _examined:
+        return
+    problems = examine(Demands(**demands))
+    if problems:
+        raise UnfitNode("; ".join(map(str, problems)))
+    _examined.add(demands["nonce"])
 
 
 def _watched(val: DecodedPart) -> tuple[int, ...]:

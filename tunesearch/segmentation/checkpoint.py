@@ -13,8 +13,17 @@ from tunesearch.segmentation.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a trainer's state (tensors and plain values only)."""
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
+    """Write a trainer's state (tensors and plain values only).
+
+    Raises:
+        DiskFull: there is no room for it; the old one is whole.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, torch does not say why it could not write
+            torch.save(state, file)
+
+    write_atomic(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

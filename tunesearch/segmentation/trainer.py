@@ -159,6 +159,7 @@ class Trainer:
         monitor: the field of EpochMetrics that decides which epoch is the best; ``val_loss`` is minimised.
         originals: the masks of ``val`` at the sizes of their files, to measure IoU, Dice and accuracy at; None: these
             are measured at ``config.size``.
+        alive: called after every batch.
 
     Raises:
         Infeasible, WeightsError, InputError: as ``build_model``; the augmentation, the class weights.
@@ -185,8 +186,10 @@ class Trainer:
         watch: tuple[int, ...] = (),
         monitor: str = "val_miou",
         originals: OriginalMasks | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
+        self.alive = alive
         self.monitor = monitor
         self.classes = classes
         self.background = background
@@ -306,6 +309,7 @@ class Trainer:
             if updated is None:
                 return None
             loss, share = updated
+            self.alive()
             self.updates += 1
             total += loss * share
             weight += share
@@ -382,6 +386,7 @@ class Trainer:
                     if first <= index < first + len(truth):
                         watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
                 first += len(truth)
+                self.alive()
         pictures = np.stack([watched[index] for index in self.watch]) if self.watch else None
         return float(total / weight.clamp_min(1e-12)), confusion.numpy(), pictures
 

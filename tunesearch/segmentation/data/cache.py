@@ -2,8 +2,8 @@
 
 Decoding a JPEG costs more than training a small network on it, and many trials read the same images at the same size.
 An entry is a folder of two NumPy files, named by a hash of everything that its content depends on, so it can never be
-stale: only missing, or torn (its files are not as long as they should be), and then it is made again. Several processes
-share the pages of one mapping.
+stale: only missing or damaged, and then it is made again. Checksums, which a process looks at when it first uses an
+entry, tell damage. Several processes share the pages of one mapping.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,19 +24,25 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from tunesearch.errors import DataError, Problem
+from tunesearch.errors import DataError, DiskFull, Problem
 from tunesearch.segmentation.config import ClassSpec, DataConfig, Size
 from tunesearch.segmentation.data.images import Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, SplitItem
-from tunesearch.segmentation.files import cache_folder, sha256, sync, write_text
+from tunesearch.segmentation.files import cache_folder, disk_full, is_disk_full, sha256, sync
 
+S = TypeVar("S")
 T = TypeVar("T")
 
-FORMAT = 1
-"""Raised whenever decoding or resizing changes, so that older entries are not used."""
+FORMAT = 2
+"""Raised whenever decoding, resizing or the files change, so that older entries are not used."""
 _SPARE_BYTES = 64 * 2**20
 """Disk that must stay free beside an entry."""
+_AT_ONCE = 64
+"""How many images are decoded before they are written: all of them together may be gigabytes."""
+_HINT = "TUNESEARCH_CACHE names another folder"
+_verified: set[tuple[str, int, int]] = set()
+"""Path, inode and time of change of the files whose checksum this process found right."""
 
 
 class Rows:
@@ -140,7 +147,8 @@ def decoded(data: DataConfig, split: Split, part: str, size: Size, *, folder: Pa
         folder: where the cache lies; None: ``files.cache_folder()``.
 
     Raises:
-        DataError: files that changed, vanished or cannot be decoded; too little disk; a folder that cannot be written.
+        DataError: files that changed, vanished or cannot be decoded; a folder that cannot be written.
+        DiskFull: too little disk.
     """
     classes = resolve_classes(data)
     items = split.items(part)
@@ -157,7 +165,7 @@ def original_masks(data: DataConfig, split: Split, part: str, *, folder: Path | 
     """The masks of ``part`` at the sizes of their files, to score predictions at; built as ``decoded`` builds.
 
     Raises:
-        DataError: as ``decoded``.
+        DataError, DiskFull: as ``decoded``.
     """
     classes = resolve_classes(data)
     items = split.items(part)
@@ -169,17 +177,11 @@ def original_masks(data: DataConfig, split: Split, part: str, *, folder: Path | 
             return read_mask(path, data, classes, content=_content(path, item.mask_sha256))
 
         sizes = []
-        with (
-            ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
-            (building / "labels").open("wb") as file,
-        ):
-            for start in range(0, len(items), 64):  # not all of them at once: together they may be gigabytes
-                for mask in pool.map(one, items[start : start + 64]):
-                    sizes.append(mask.shape)
-                    file.write(mask.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        write_text(building / "meta.json", json.dumps({"format": FORMAT, "sizes": sizes}))
+        with _Checked(building / "labels") as labels:
+            for mask in _ahead(one, items):
+                sizes.append(mask.shape)
+                labels.write(mask.tobytes())
+        _write_meta(building, {"sizes": sizes, "files": {"labels": labels.sums}})
 
     return _entry(key, build, _open_originals, 0, f"{len(items)} masks", folder)
 
@@ -215,9 +217,10 @@ def _entry(
                 shutil.rmtree(building, ignore_errors=True)
             sync(parent)
     except OSError as error:
-        hint = "TUNESEARCH_CACHE names another folder"
+        if is_disk_full(error, parent):
+            raise disk_full(parent, f"the decoded cache of {what}", hint=_HINT) from error
         rule = f"the cache cannot be written: {error.strerror or error}"
-        raise DataError(Problem(str(parent), rule, hint=hint)) from error
+        raise DataError(Problem(str(parent), rule, hint=_HINT)) from error
     return opened(entry)
 
 
@@ -258,8 +261,7 @@ def _require_disk(parent: Path, bytes_needed: int, what: str) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         rule = f"the decoded cache of {what} needs {needed / 2**20:.0f} MiB of free disk"
-        hint = "TUNESEARCH_CACHE names another folder"
-        raise DataError(Problem(str(parent), rule, value=f"{free / 2**20:.0f} MiB", hint=hint))
+        raise DiskFull(str(Problem(str(parent), rule, value=f"{free / 2**20:.0f} MiB", hint=_HINT)))
 
 
 def _build(
@@ -271,11 +273,8 @@ def _build(
     size: Size,
 ) -> None:
     shape = (len(items), size.height, size.width)
-    images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, (*shape, 3))
-    masks = np.lib.format.open_memmap(building / "masks.npy", "w+", np.uint8, shape)
 
-    def one(index: int) -> list[Problem]:
-        item = items[index]
+    def one(item: SplitItem) -> tuple[Pixels, Pixels] | list[Problem]:
         try:
             image_path, mask_path = root / item.image, root / item.mask
             image = read_image(image_path, _content(image_path, item.image_sha256))
@@ -285,24 +284,90 @@ def _build(
         if mask.shape != image.shape[:2]:
             rule = f"the mask must be as large as its image, {image.shape[1]}x{image.shape[0]}"
             return [Problem(str(mask_path), rule, value=f"{mask.shape[1]}x{mask.shape[0]}")]
-        images[index] = resize_image(image, size)
-        masks[index] = resize_mask(mask, size)
-        return []
+        return resize_image(image, size), resize_mask(mask, size)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        problems = [problem for found in pool.map(one, range(len(items))) for problem in found]
+    problems: list[Problem] = []
+    # Written, not mapped: a full disk would kill a process that writes to a mapping.
+    with _Checked(building / "images.npy") as images, _Checked(building / "masks.npy") as masks:
+        for file, dimensions in ((images, (*shape, 3)), (masks, shape)):
+            header = {"descr": "|u1", "fortran_order": False, "shape": dimensions}
+            np.lib.format.write_array_header_1_0(file, header)
+        for found in _ahead(one, items):
+            if isinstance(found, list):
+                problems += found
+            elif not problems:
+                for file, pixels in zip((images, masks), found, strict=True):
+                    file.write(pixels.tobytes())
     if problems:
         raise DataError(problems)
-    for array, name in ((images, "images.npy"), (masks, "masks.npy")):
-        array.flush()
-        sync(building / name)
-    meta = {
-        "format": FORMAT,
-        "shape": shape,
-        "bytes": {name: (building / name).stat().st_size for name in ("images.npy", "masks.npy")},
-        "ids": [item.id for item in items],
-    }
-    write_text(building / "meta.json", json.dumps(meta))
+    ids = [item.id for item in items]
+    _write_meta(building, {"shape": shape, "ids": ids, "files": {"images.npy": images.sums, "masks.npy": masks.sums}})
+
+
+def _ahead(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+    """What ``work`` makes of the items, in their order, some of them at once in threads."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(items), _AT_ONCE):
+            yield from pool.map(work, items[start : start + _AT_ONCE])
+
+
+class _Checked:
+    """A file that is written from front to back; afterwards ``sums`` are its length and its CRC-32."""
+
+    def __init__(self, path: Path) -> None:
+        self.sums = (0, 0)
+        self._file = path.open("wb")
+
+    def write(self, content: bytes) -> None:
+        length, checksum = self.sums
+        self._file.write(content)
+        self.sums = (length + len(content), zlib.crc32(content, checksum))
+
+    def __enter__(self) -> _Checked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+def _write_meta(building: Path, meta: dict[str, Any]) -> None:
+    text = json.dumps(meta).encode()
+    with _Checked(building / "meta.json") as file:
+        file.write(b"%d\n%b\n" % (zlib.crc32(text), text))
+
+
+def _read_meta(entry: Path) -> dict[str, Any]:
+    checksum, text = (entry / "meta.json").read_text(encoding="utf-8").splitlines()
+    if zlib.crc32(text.encode()) != int(checksum):
+        raise ValueError(f"{entry / 'meta.json'} is damaged")
+    meta: dict[str, Any] = json.loads(text)
+    return meta
+
+
+def _verify(entry: Path) -> None:
+    """Compare an entry's files with their checksums, once per process, for all of them are read.
+
+    Raises:
+        OSError, ValueError: a file is not what was written.
+    """
+    for name, (length, checksum) in _read_meta(entry)["files"].items():
+        path = entry / name
+        status = path.stat()
+        seen = (str(path), status.st_ino, status.st_mtime_ns)
+        if status.st_size != length or (seen not in _verified and _crc32(path) != checksum):
+            raise ValueError(f"{path} is damaged")
+        _verified.add(seen)
+
+
+def _crc32(path: Path) -> int:
+    """Read, not mapped: a disk that cannot give a part of the file is an error then, not the end of the process."""
+    checksum = 0
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _content(path: Path, digest: str) -> bytes:
@@ -319,21 +384,16 @@ def _content(path: Path, digest: str) -> bytes:
 def _valid(entry: Path, opened: Callable[[Path], T]) -> T | None:
     """The entry, if it is there and whole."""
     try:
+        _verify(entry)
         return opened(entry)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, torn, or not what we wrote
         return None
 
 
 def _open(entry: Path) -> DecodedPart:
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    for name, size in meta["bytes"].items():
-        if (entry / name).stat().st_size != size:
-            raise ValueError(f"{entry / name} is damaged")
-    shape = tuple(meta["shape"])
+    meta = _read_meta(entry)
     # Seen as plain arrays: indexing a memmap costs several times as much.
     images, masks = (np.asarray(np.load(entry / name, mmap_mode="r")) for name in ("images.npy", "masks.npy"))
-    if images.shape != (*shape, 3) or masks.shape != shape or images.dtype != np.uint8 or masks.dtype != np.uint8:
-        raise ValueError(f"{entry} is damaged")
     return DecodedPart(images, masks, tuple(meta["ids"]), entry)
 
 
@@ -342,9 +402,5 @@ def _open_rows(entry: Path, rows: list[int]) -> DecodedPart:
 
 
 def _open_originals(entry: Path) -> OriginalMasks:
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    sizes = np.array(meta["sizes"], np.int64).reshape(-1, 2)
-    labels = np.asarray(np.memmap(entry / "labels", np.uint8, "r"))
-    if len(labels) != sizes.prod(axis=1).sum():
-        raise ValueError(f"{entry} is damaged")
-    return OriginalMasks(labels, sizes)
+    sizes = np.array(_read_meta(entry)["sizes"], np.int64).reshape(-1, 2)
+    return OriginalMasks(np.asarray(np.memmap(entry / "labels", np.uint8, "r")), sizes)

@@ -1,0 +1,244 @@
+"""Where a ledger's study lies: SQLite in the search's folder, or a PostgreSQL server. And who may write it: one driver.
+
+``ledger.db`` is the SQLite file. Where the study lies on a server, ``ledger.json`` says its URL and its name there; the
+password is never kept: libpq finds it in PGPASSWORD, PGPASSFILE or ~/.pgpass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import filelock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from tunesearch.errors import DiskFull, Halted, InputError, LedgerBusy, Problem
+from tunesearch.segmentation.files import write_text
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DRIVER = "postgresql+psycopg"
+PATIENCE = 120.0
+"""Seconds that a write waits for a database that is locked, restarts or cannot be reached."""
+TROUBLE = (SQLAlchemyError, StorageInternalError)
+"""What a database raises through Optuna when it cannot be read or written."""
+
+
+def check_url(url: str) -> str:
+    """The URL of a PostgreSQL database for ledgers, with its driver named.
+
+    Raises:
+        InputError: it is none, it carries a password, or the server cannot be reached.
+    """
+    where = "--ledger"
+    rule = "must be postgresql://USER@HOST[:PORT]/DATABASE"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InputError(Problem(where, rule, value=repr(_masked(url)))) from None
+    if parsed.get_backend_name() != "postgresql" or not parsed.database:
+        hint = "without --ledger it is SQLite in the storage folder"
+        raise InputError(Problem(where, rule, value=repr(_masked(url)), hint=hint))
+    if parsed.password is not None or "password" in parsed.query:
+        hint = "give it in PGPASSWORD or ~/.pgpass"
+        raise InputError(Problem(where, "must not hold the password, which would be shown and kept", hint=hint))
+    told = parsed.set(drivername=DRIVER).render_as_string()
+    try:
+        storage = _connect(told)
+    except (*TROUBLE, NoSuchModuleError, ImportError) as error:
+        raise InputError(Problem(where, f"the database must answer: {reason(error)}", value=_masked(url))) from error
+    storage.remove_session()
+    storage.engine.dispose()
+    return told
+
+
+def _masked(url: str) -> str:
+    """A URL as it may be shown: without what stands before an @ behind a colon."""
+    scheme, _, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{host}" if rest else url
+
+
+def _connect(url: str) -> RDBStorage:
+    # pre_ping: a connection that a restarted server has closed is noticed before it is used.
+    arguments = {"connect_timeout": 10, "application_name": "tunesearch"}
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
+
+
+def reason(error: BaseException) -> str:
+    """What a database said, in one short line."""
+    innermost = getattr(error, "orig", None) or error.__cause__ or error
+    innermost = getattr(innermost, "orig", None) or innermost
+    lines = [line.strip() for line in str(innermost).splitlines() if line.strip()]
+    return (lines[0] if lines else type(innermost).__name__)[:200]
+
+
+class Database:
+    """The database of one search.
+
+    Args:
+        folder: of the search; it says which database.
+
+    Attributes:
+        storage: Optuna's.
+        study: the study's name there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file_lock = filelock.FileLock(folder / "driver.lock")
+        self._guard: Connection | None = None
+        kept = folder / "ledger.json"
+        if kept.is_file():
+            content = json.loads(kept.read_text(encoding="utf-8"))
+            self.url: str | None = content["url"]
+            self.study: str = content["study"]
+            self.storage = _connect(content["url"])
+        else:
+            self.url, self.study = None, folder.name
+            # The timeout is SQLite's: a writer waits for another instead of raising "database is locked".
+            arguments = {"connect_args": {"timeout": 60}}
+            self.storage = RDBStorage(f"sqlite:///{folder.resolve()}/ledger.db", engine_kwargs=arguments)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a search's folder has one."""
+        return (folder / "ledger.db").is_file() or (folder / "ledger.json").is_file()
+
+    @staticmethod
+    def found(folder: Path, url: str, study: str) -> None:
+        """Say in a new search's folder that its study lies on a server."""
+        write_text(folder / "ledger.json", json.dumps({"url": url, "study": study}))
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return self.url or str(self.folder / "ledger.db")
+
+    # ------------------------------------------------------------------------------------------------- the one driver
+
+    def take(self) -> None:
+        """Become the only driver, of all machines that share the folder or the server.
+
+        Raises:
+            LedgerBusy: another process is.
+        """
+        busy = LedgerBusy(Problem(f"search {self.folder.name}", "another process is driving it"))
+        try:
+            self._file_lock.acquire(timeout=2)  # a glance of ``driven`` holds it for a moment
+        except filelock.Timeout:
+            raise busy from None
+        if self.url is not None:
+            try:
+                self._guard = self._lock_on_server()
+            except BaseException:
+                self._file_lock.release()
+                raise
+            if self._guard is None:
+                self._file_lock.release()
+                raise busy
+
+    def still_mine(self) -> bool:
+        """Whether this process is still the driver; takes the server's lock again after the server was away."""
+        if self.url is None:
+            return True
+        try:
+            if self._guard is not None:
+                self._guard.execute(text("SELECT 1"))
+                return True
+        except SQLAlchemyError:
+            with contextlib.suppress(SQLAlchemyError):
+                self._guard.invalidate()  # type: ignore[union-attr]
+            self._guard = None
+        try:
+            self._guard = self._lock_on_server()
+        except SQLAlchemyError:
+            return True  # not there at the moment: whoever wants to drive must reach it first as well
+        return self._guard is not None
+
+    def release(self) -> None:
+        """Let another process drive."""
+        if self._guard is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                self._guard.close()
+            self._guard = None
+        self._file_lock.release()
+
+    @property
+    def driven(self) -> bool:
+        """Whether some process drives the search now."""
+        if self._file_lock.is_locked:
+            return True
+        try:
+            with filelock.FileLock(self.folder / "driver.lock", timeout=0):
+                pass
+        except filelock.Timeout:
+            return True
+        except OSError:  # a folder that cannot be written has no driver that can be seen from here
+            return False
+        if self.url is None:
+            return False
+        guard = self._lock_on_server()
+        if guard is None:
+            return True
+        guard.close()
+        return False
+
+    def _lock_on_server(self) -> Connection | None:
+        """A connection that holds the search's advisory lock, which ends with it; None: somebody else holds it."""
+        connection = self.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        name = {"name": f"tunesearch driver {self.study}"}
+        if connection.execute(text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), name).scalar():
+            connection.detach()  # back in the pool it would keep the lock
+            return connection
+        connection.close()
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(...)``, again and again while the database is away, for ``PATIENCE`` seconds. It must be idempotent.
+
+        Raises:
+            DiskFull: there is no room; waiting would not help.
+            Halted: it stayed away.
+        """
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return work(*args, **kwargs)
+            except TROUBLE as error:
+                if _is_full(error):
+                    raise DiskFull(f"{self.where}: the disk is full, the ledger cannot be written") from error
+                if time.monotonic() > until:
+                    raise Halted(f"{self.where}: the ledger cannot be written: {reason(error)}") from error
+                time.sleep(1.0)
+
+
+def _is_full(error: BaseException) -> bool:
+    return any(
+        getattr(link, "errno", None) == errno.ENOSPC
+        or "disk is full" in str(link)  # SQLite's
+        or "No space left on device" in str(link)  # PostgreSQL's
+        for link in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or getattr(error, "orig", None)

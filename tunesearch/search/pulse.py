@@ -1,0 +1,96 @@
+"""A trial's sign of life: a small file that changes while there is progress. The driver ends a process without one.
+
+A thread alone would go on while a training hangs, on a device or a file system; so every batch is a beat, and a thread
+only beats while the trial is being built, which has no batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+FILE = "alive.json"
+INTERVAL = 5.0
+"""Seconds between two writings at least."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One sign of life.
+
+    Attributes:
+        node: Ray's id of the node.
+        pid: of the trial's process.
+        created: Unix time at which that process began, as its node tells it.
+        count: of beats written.
+    """
+
+    node: str
+    pid: int
+    created: float
+    count: int
+
+
+class Pulse:
+    """Writes the file of one trial.
+
+    Args:
+        folder: of the trial.
+        node: Ray's id of this node.
+    """
+
+    def __init__(self, folder: Path, node: str) -> None:
+        self.file = folder / FILE
+        self.node = node
+        self.created = psutil.Process().create_time()
+        self.count = 0
+        self._written = float("-inf")
+
+    def beat(self) -> None:
+        """There is progress. Written at most every few seconds; a disk that is full must not end a trial here."""
+        if time.monotonic() - self._written < INTERVAL:
+            return
+        self._written = time.monotonic()
+        self.count += 1
+        beat = {"node": self.node, "pid": os.getpid(), "created": self.created, "count": self.count}
+        with contextlib.suppress(OSError):
+            self.file.write_text(json.dumps(beat))
+
+    @contextlib.contextmanager
+    def throughout(self) -> Iterator[None]:
+        """Beat for the length of a block."""
+        ended = threading.Event()
+
+        def work() -> None:
+            self.beat()
+            while not ended.wait(INTERVAL):
+                self.beat()
+
+        thread = threading.Thread(target=work, name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def read_beat(folder: Path) -> Beat | None:
+    """The newest sign of life of a trial; None: there is none, or it is just being written."""
+    try:
+        return Beat(**json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget(folder: Path) -> None:
+    """Remove the sign of an earlier process."""
+    (folder / FILE).unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Ray for the length of a search: the given cluster, or a private one on this machine; and a guard that sees it die."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from tunesearch.errors import Halted, InputError, Problem
+
+_PREFIX = "tunesearch-ray-"
+_TOKEN = Path("~/.ray/auth_token")
+
+
+@contextlib.contextmanager
+def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable[[str], None]) -> Iterator[Guard]:
+    """Connect to Ray, and disconnect at the end. A Ray that the caller has begun is used and left as it is.
+
+    Args:
+        address: ``local`` for a private Ray, ``auto`` or that of a cluster.
+        noted: told the folder of a private Ray, to be removed by another process if this one is killed.
+        abandon: see ``drive``.
+
+    Raises:
+        InputError: the cluster does not answer.
+    """
+    import ray
+
+    guard = Guard(abandon)
+    if ray.is_initialized():
+        yield guard
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    temporary: str | None = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if address == "local":
+                # Short, because the path of a Unix socket below it may have 107 characters at most.
+                temporary = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp" if os.name == "posix" else None)
+                noted(temporary)
+                ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
+            else:
+                _use_token()
+                try:
+                    ray.init(address=address, **quiet)
+                except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise InputError(
+                        Problem("--address", f"must be a Ray cluster that answers: {reason}", value=address)
+                    ) from error
+        _keep_token_private()
+        guard.watch(ray.get_runtime_context().gcs_address)
+        yield guard
+    finally:
+        guard.closing()
+        ray.shutdown()
+        guard.end()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(folder: str | None) -> None:
+    """Remove the folder of a private Ray whose driver was killed."""
+    if folder and Path(folder).name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Guard:
+    """Sees that Ray has died. Tune's loop hangs then, until Ray's library ends this process a minute later.
+
+    Args:
+        abandon: called if the loop has not returned some seconds after it was told.
+
+    Attributes:
+        lost: told why, as soon as Ray has died; must return at once.
+    """
+
+    interval = 2.0
+    """Seconds between two looks."""
+    misses = 3
+    """Looks in a row at which a cluster must not answer."""
+    grace = 10.0
+    """Seconds that the loop has to return."""
+
+    def __init__(self, abandon: Callable[[str], None]) -> None:
+        self.abandon = abandon
+        self.lost: Callable[[str], None] = lambda reason: None
+        self._closing = threading.Event()
+        self._ended = threading.Event()
+
+    def watch(self, address: str) -> None:
+        """Begin; ``address`` is that of Ray's GCS."""
+        children = psutil.Process().children(recursive=True)
+        self._own = [child for child in children if child.name() in ("raylet", "gcs_server")]
+        host, _, port = address.rpartition(":")
+        self._gcs = (host.strip("[]"), int(port))
+        threading.Thread(target=self._work, name="ray-guard", daemon=True).start()
+
+    def closing(self) -> None:
+        """Ray is not needed any more, and may die."""
+        self._closing.set()
+
+    def end(self) -> None:
+        """This process has left Ray."""
+        self._ended.set()
+
+    def _work(self) -> None:
+        missed = 0
+        while not self._closing.wait(self.interval):
+            dead = [process for process in self._own if not _runs(process)]
+            missed = 0 if self._answers() else missed + 1
+            if not dead and missed < self.misses:
+                continue
+            reason = "Ray's processes have died" if dead else f"Ray at {self._gcs[0]}:{self._gcs[1]} does not answer"
+            self.lost(reason)
+            if not self._ended.wait(self.grace):
+                self.abandon(reason)
+                os._exit(Halted.exit_code)
+            return
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(self._gcs, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _use_token() -> None:
+    """Have Ray send its token to a cluster: ``ray.init`` does not by itself, as ``ray start`` does."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    there = os.environ.get("RAY_AUTH_TOKEN") or Path(named or _TOKEN).expanduser().is_file()
+    if there:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _keep_token_private() -> None:
+    """Ray writes its token readable for everyone on the machine."""
+    token = _TOKEN.expanduser()
+    if token.is_file() and token.stat().st_mode & 0o077:
+        with contextlib.suppress(OSError):
+            token.chmod(0o600)
