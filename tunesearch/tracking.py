@@ -104,14 +104,18 @@ class Tracker:
         """Tell the rest and close the parent run; whether MLflow has all of it.
 
         Args:
-            patience: seconds to wait while nothing can be told; then the rest is left to ``tunesearch sync``.
+            patience: seconds to wait while nothing can be told; then the rest is left to ``tunesearch sync``. Only a
+                server can keep silent: a database file that is slow but gives no error is waited for.
         """
         self._moved = time.monotonic()
         with self._news:
             self._ending = status
             self._news.notify()
-        while self._thread.is_alive() and (left := self._moved + patience - time.monotonic()) > 0:
-            self._thread.join(left)
+        local = self.uri.startswith("sqlite:")
+        while (left := self._moved + patience - time.monotonic()) > 0 or (local and not self._failures):
+            self._thread.join(max(left, 0.1))
+            if not self._thread.is_alive():
+                break
         if self._thread.is_alive():  # it may hang in a call, and the ledger is about to be closed
             self._given_up.set()
             self.trouble = self.trouble or f"no answer within {patience:.0f} s"
@@ -495,7 +499,12 @@ def bests(ledger: Ledger) -> list[TrialRecord]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {without_password(' '.join(str(error).split()))[:200]}"
+    text = " ".join(str(error).split())
+    if "Caused by " in text:  # the network's own words stand behind a page of others
+        cause = text.rpartition("Caused by ")[2].removesuffix(")")
+        plain = re.search(r".*: (.+)[\"']\)$", cause)
+        return (plain[1] if plain else cause)[:200]
+    return f"{type(error).__name__}: {without_password(text)[:200]}"
 
 
 def without_password(uri: str) -> str:

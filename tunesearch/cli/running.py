@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,9 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
     # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C, also where no search runs yet or any more.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = search(progress)
+        # What libraries print belongs to no machine that reads our JSON.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            result = search(progress)
     except (NoUsableTrial, Halted) as error:
         ended, result = error, error.result
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -101,10 +102,13 @@ def submit(
     if as_json:
         click.echo(json.dumps({"name": name, "job": job, "address": url}, indent=1))
         return
-    where = f" --address {address}" if address else ""
     click.echo(f"{name} was sent to {url}")
-    for command_, what in (("logs {} -f", "follow it"), ("status {}", "how far it is"), ("stop {}", "save and end it")):
-        click.echo(f"  tunesearch {command_.format(name)}{where}  # {what}")
+    for verb, what in (
+        (f"logs {name} -f", "follow it"),
+        (f"status {name}", "how far"),
+        (f"stop {name}", "save and end"),
+    ):
+        click.echo(f"  tunesearch {verb} --address {url}  # {what}")
 
 
 def _adopt() -> None:
@@ -161,13 +165,7 @@ def _require_no_password(flag: str, value: str) -> None:
     Raises:
         InputError: a URL with a password.
     """
-    from urllib.parse import urlsplit
-
-    try:
-        secret = "://" in value and urlsplit(value).password is not None
-    except ValueError:
-        return
-    if secret:
+    if re.search(r"://[^@\s]*:[^@\s]*@", value):
         hint = "give it to Ray on the head as a variable, such as MLFLOW_TRACKING_PASSWORD or PGPASSFILE"
         raise InputError(Problem(flag, "must have no password in it: a job's command is no secret", hint=hint))
 
@@ -276,6 +274,6 @@ def logs(name: str, follow: bool, address: str | None) -> int:
         for piece in jobs.logs(url, name, follow=follow):
             click.echo(piece, nl=False)
     except KeyboardInterrupt:
-        click.echo(f"\n{name} goes on; tunesearch stop {name} ends it", err=True)
+        click.echo(f"\n{name} goes on; tunesearch stop {name} --address {url} ends it", err=True)
         return 130
     return 0

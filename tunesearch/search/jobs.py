@@ -194,7 +194,6 @@ def call(address: str, arguments: Sequence[str], *, patience: float = 300.0) -> 
                 )
             time.sleep(0.25)
         log = client.get_job_logs(job)
-        client.delete_job(job)  # only its place in the list of jobs
     if details.driver_exit_code is None:
         raise TunesearchError(f"tunesearch {arguments[0]} could not be run on {address}: {_line(details.message)}")
     return details.driver_exit_code, _written(log)
@@ -243,7 +242,12 @@ def _known(client: Any, name: str) -> list[Job]:
 def _job(details: Any) -> Job:
     status, message, code = details.status.value.lower(), "", details.driver_exit_code
     if status == "failed":
-        message = _EXIT.get(code, f"exit code {code}") if code is not None else _line(details.message)
+        if code is None:
+            message = _line(details.message)
+        elif code < 0:
+            message = f"its driver was killed by signal {-code}; what it had reached is saved"
+        else:
+            message = _EXIT.get(code, f"exit code {code}")
         status = "interrupted" if code in (4, 130) else "failed"
     since = (details.start_time if status in _LIVE else details.end_time or details.start_time) or 0
     return Job(details.metadata[_SEARCH], status, since / 1000, message, "", details.submission_id)

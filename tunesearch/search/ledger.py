@@ -440,11 +440,15 @@ class Ledger:
         ]
 
     @property
+    def proposals(self) -> int:
+        """How many trials the sampler is to propose: as begun with, and what the search was extended by."""
+        return self.experiment.search.trials + sum(int(more["more"]) for more in self._of_kind("extend").values())
+
+    @property
     def target(self) -> int:
-        """How many trials the search is to have: as begun with, what it was extended by, and every wish on top."""
-        more = sum(int(content["more"]) for content in self._of_kind("extend").values())
+        """How many trials the search is to have: those that are proposed, and every wish on top."""
         granted = sum(1 for number in self._granted.values() if self.trials[number].outcome != "duplicate")
-        return self.experiment.search.trials + more + granted + len(self.wishes())
+        return self.proposals + granted + len(self.wishes())
 
     # ---------------------------------------------------------------------------------------------------------- driving
 

@@ -29,7 +29,7 @@ def extend(ledger: Ledger, more: int) -> int:
         InputError: a search over a grid, which has no further points.
     """
     experiment = ledger.experiment
-    if experiment.search.sampler == "grid" and ledger.target + more > (points := experiment.space.grid_size()):
+    if experiment.search.sampler == "grid" and ledger.proposals + more > (points := experiment.space.grid_size()):
         hint = "enqueue tries a point of your own"
         raise InputError(Problem("--trials", f"a grid of {points} points has no more than that", hint=hint))
     ledger.request("extend", more=more)

@@ -82,6 +82,8 @@ class Conductor:
         self._next_look = 0.0
         self._beats: dict[int, tuple[Beat | None, float]] = {}
         for record in ledger.counted():
+            for torn in ledger.trial_folder(record.number).rglob(".*"):  # what a kill left half written
+                torn.unlink(missing_ok=True)
             if record.outcome is not None:
                 self._tidy(record.number)
             for epoch, saved in sorted(record.epochs.items()):

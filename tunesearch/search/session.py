@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -59,7 +60,7 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
                         Problem("--address", f"must be a Ray cluster that answers: {reason}", value=address)
                     ) from error
         _keep_token_private()
-        guard.watch(ray.get_runtime_context().gcs_address)
+        guard.watch(ray.get_runtime_context())
         yield guard
     finally:
         guard.closing()
@@ -98,11 +99,17 @@ class Guard:
         self._closing = threading.Event()
         self._ended = threading.Event()
 
-    def watch(self, address: str) -> None:
-        """Begin; ``address`` is that of Ray's GCS."""
-        children = psutil.Process().children(recursive=True)
-        self._own = [child for child in children if child.name() in ("raylet", "gcs_server")]
-        host, _, port = address.rpartition(":")
+    def watch(self, context: Any) -> None:
+        """Begin; ``context`` is Ray's runtime context."""
+        # Without its node's raylet the driver hangs for ever; without the GCS for a minute. Its socket does not tell a
+        # raylet: containers that share their host's process numbers have sockets of the same path.
+        mine = f"--node_id={context.get_node_id()}"
+        self._raylet = [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "raylet" and mine in (process.info["cmdline"] or [])
+        ]
+        host, _, port = context.gcs_address.rpartition(":")
         self._gcs = (host.strip("[]"), int(port))
         threading.Thread(target=self._work, name="ray-guard", daemon=True).start()
 
@@ -117,7 +124,7 @@ class Guard:
     def _work(self) -> None:
         missed = 0
         while not self._closing.wait(self.interval):
-            dead = [process for process in self._own if not _runs(process)]
+            dead = [process for process in self._raylet if not _runs(process)]
             missed = 0 if self._answers() else missed + 1
             if not dead and missed < self.misses:
                 continue
