@@ -22,6 +22,7 @@ from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.train import train as train_configuration
 from tunesearch.search import requests
 from tunesearch.search.database import check_url
+from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
 from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
@@ -370,26 +371,33 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
         resume = f"tunesearch resume {ledger.name} --storage {ledger.folder.parent}"
         progress.note(f"error: {reason}; everything is saved: {resume}")
 
-    status = "failed"
+    status, before = "failed", str(ledger.attribute("status", "interrupted"))
     ended: Halted | NoUsableTrial | None = None
-    try:
-        status = drive(ledger, settings, changed=changed, started=started, abandon=abandon)
-    except KeyboardInterrupt:  # before or after Ray's loop, which has its own way to end
-        status = "interrupted"
-    except (Halted, DiskFull) as error:
-        status, ended = "interrupted", error if isinstance(error, Halted) else Halted(str(error))
-    except NoUsableTrial as error:
-        ended = error
-    finally:
-        progress.ended()
-        ledger.note("status", status)
-        if tracker.started and not tracker.finish(status):
-            progress.note(
-                f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
-                f"tunesearch sync {ledger.name} sends the rest"
+    with Interruption() as interruption:
+        try:
+            status = drive(
+                ledger, settings, changed=changed, started=started, abandon=abandon, interruption=interruption
             )
-        result = _result(ledger, status)
-        ledger.close()
+        except (KeyboardInterrupt, SystemExit):  # outside of Ray's loop; Ray's own handler of SIGTERM exits
+            status = "interrupted"
+        except InputError:  # nothing was begun
+            status = before
+            raise
+        except (Halted, DiskFull) as error:
+            status, ended = "interrupted", error if isinstance(error, Halted) else Halted(str(error))
+        except NoUsableTrial as error:
+            ended = error
+        finally:
+            interruption.ending = True
+            progress.ended()
+            ledger.note("status", status)
+            if tracker.started and not tracker.finish(status):
+                progress.note(
+                    f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
+                    f"tunesearch sync {ledger.name} sends the rest"
+                )
+            result = _result(ledger, status)
+            ledger.close()
     if ended is not None:
         ended.result = result
         raise ended

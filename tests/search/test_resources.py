@@ -23,6 +23,7 @@ from tunesearch.search.resources import Resources, plan_resources
         ([{"CPU": 4.0}, {"CPU": 8.0}], {"cpus": 4}, Resources(4, 0.0, 3)),
         ([{"CPU": 8.0}], {"cpus": 1, "concurrent": 3}, Resources(1, 0.0, 3)),
         ([{"CPU": 2.0}], {"concurrent": 64}, Resources(1, 0.0, 2)),
+        ([{"CPU": 2.0}], {"concurrent": 64, "grows": True}, Resources(1, 0.0, 64)),
         ([{"CPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}], {"gpus": 2.0}, Resources(8, 2.0, 1)),
     ],
 )

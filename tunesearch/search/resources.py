@@ -29,6 +29,7 @@ def plan_resources(
     cpus: int | None = None,
     gpus: float | None = None,
     concurrent: int | None = None,
+    grows: bool = False,
 ) -> Resources:
     """Fill in what was not given, from what each node of the cluster has, and check that a trial fits.
 
@@ -37,6 +38,7 @@ def plan_resources(
     Args:
         nodes: one dict a node with ``CPU`` and ``GPU`` counts, as Ray reports them.
         cpus, gpus, concurrent: what the user asked for; None: not given.
+        grows: nodes may join later, so that ``concurrent`` is taken as given: what does not fit yet waits.
 
     Raises:
         InputError: a trial fits on no node.
@@ -63,7 +65,8 @@ def plan_resources(
                 f"{most_cpus:g} CPUs and {most_gpus:g} GPUs",
             )
         )
-    return Resources(cpus=cpus_each, gpus=gpus_each, concurrent=min(concurrent or fitting, fitting))
+    most = concurrent or fitting
+    return Resources(cpus=cpus_each, gpus=gpus_each, concurrent=most if grows else min(most, fitting))
 
 
 def _fits(node: dict[str, float], cpus: int, gpus: float) -> int:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tunesearch.errors import Halted, NoUsableTrial, TunesearchError
+from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.resources import Resources, plan_resources
 from tunesearch.search.session import ray_session, remove_folder
@@ -37,7 +34,6 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated",  # printed to stdout whatever log_to_driver says
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
 }
 
 
@@ -50,6 +46,7 @@ def drive(
     trainable: type | None = None,
     decode: bool = True,
     abandon: Callable[[str], None] = lambda reason: None,
+    interruption: Interruption | None = None,
 ) -> str:
     """Run a search until it ends, from wherever the ledger stands.
 
@@ -60,6 +57,7 @@ def drive(
         decode: whether the data set is decoded before the first trial; not for trials that read none.
         abandon: called from another thread when Ray has died and its loop does not return: save what can be saved. The
             process ends with exit code 4 then; Ray itself would end it a minute later.
+        interruption: hears signals; None: nobody does.
 
     Returns:
         ``completed``, ``exhausted`` (the space has no further configuration), ``time_budget`` or ``interrupted``.
@@ -77,6 +75,7 @@ def drive(
     from tunesearch.search.searcher import ALIKE, Conductor, EndStopper, LedgerScheduler, LedgerSearcher
     from tunesearch.search.trial import SegmentationTrial
 
+    interruption = interruption or Interruption()
     spent = float(ledger.attribute("seconds", 0.0))
     begun = time.monotonic()
     deadline = None if settings.time_budget is None else begun + settings.time_budget - spent
@@ -85,12 +84,14 @@ def drive(
     _sweep(ledger)
     address = settings.cluster()
     with ray_session(address, noted=partial(ledger.set_attribute, "ray_folder"), abandon=abandon) as guard:
+        interruption.listen()
         nodes = fleet.reachable()
         resources = plan_resources(
             nodes,
             cpus=settings.cpus_per_trial,
             gpus=settings.gpus_per_trial,
             concurrent=settings.max_concurrent,
+            grows=address != "local",
         )
         alone = len(nodes) == 1 and fleet.is_only_here()
         demands = None if alone else asdict(fleet.check_nodes(ledger.folder, settings))
@@ -132,7 +133,8 @@ def drive(
         scratch = _scratch(ledger)
         for name in ("ray", "ray.tune"):  # a trial's fault is told once, by us, under its name
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with _signals(conductor), warnings.catch_warnings():
+        interruption.tell = conductor.interrupt
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's and Tune's own, about themselves
             tuner = tune.Tuner(
                 tune.with_resources(trainable or SegmentationTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
@@ -162,6 +164,7 @@ def drive(
                 if not conductor.ending:
                     raise
             finally:
+                interruption.ending = True
                 ledger.note("seconds", spent + time.monotonic() - begun)
                 shutil.rmtree(scratch, ignore_errors=True)
     if conductor.halted and unfinished(ledger):
@@ -210,23 +213,3 @@ def _warm_cache(ledger: Ledger) -> None:
             decoded(experiment.data, ledger.split, part, size)
     if experiment.objective.resolution == "original":
         original_masks(experiment.data, ledger.split, parts[-1])
-
-
-@contextlib.contextmanager
-def _signals(conductor: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM end the search with its state saved; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if conductor.interrupted:
-            os._exit(130)
-        conductor.interrupted = True
-
-    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

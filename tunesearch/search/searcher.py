@@ -99,6 +99,10 @@ class Conductor:
         """Whether the time budget is spent."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def interrupt(self) -> None:
+        """End the search at once; from a signal."""
+        self.interrupted = True
+
     def halt(self, reason: str) -> None:
         """The surroundings do not allow to go on; from any thread."""
         self.halted = self.halted or reason
