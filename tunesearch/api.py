@@ -376,7 +376,13 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
     with Interruption() as interruption:
         try:
             status = drive(
-                ledger, settings, changed=changed, started=started, abandon=abandon, interruption=interruption
+                ledger,
+                settings,
+                changed=changed,
+                started=started,
+                abandon=abandon,
+                interruption=interruption,
+                said=progress.note,
             )
         except (KeyboardInterrupt, SystemExit):  # outside of Ray's loop; Ray's own handler of SIGTERM exits
             status = "interrupted"

@@ -118,7 +118,18 @@ class DiskFull(TunesearchError):
 
 
 class UnfitNode(TunesearchError):
-    """A node of the cluster sees another storage, other versions or other data than the driver."""
+    """A node of the cluster sees another storage, other versions or other data than the driver.
+
+    Attributes:
+        node: Ray's id of it.
+    """
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message, node)  # both, so that it can be pickled
+        self.node = node
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Halted(TunesearchError):

@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "auto",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box whatever the verbosity
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated",  # printed to stdout whatever log_to_driver says
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated|has been marked dead",  # printed to stdout whatever log_to_driver says
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
@@ -47,6 +47,7 @@ def drive(
     decode: bool = True,
     abandon: Callable[[str], None] = lambda reason: None,
     interruption: Interruption | None = None,
+    said: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Run a search until it ends, from wherever the ledger stands.
 
@@ -58,6 +59,7 @@ def drive(
         abandon: called from another thread when Ray has died and its loop does not return: save what can be saved. The
             process ends with exit code 4 then; Ray itself would end it a minute later.
         interruption: hears signals; None: nobody does.
+        said: told what is worth knowing, from Ray's loop: it must return at once.
 
     Returns:
         ``completed``, ``exhausted`` (the space has no further configuration), ``time_budget`` or ``interrupted``.
@@ -109,7 +111,13 @@ def drive(
                 "encoder_weights": settings.encoder_weights,
                 "code": settings.code,
                 "demands": demands,
+                "unfit": list(conductor.unfit),
             }
+
+        def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            barred = [{"ray.io/node-id": f"!in({','.join(config['unfit'])})"}] if config["unfit"] else None
+            bundle = {"CPU": resources.cpus, "GPU": resources.gpus}
+            return tune.PlacementGroupFactory([bundle], bundle_label_selector=barred)
 
         noted = begun
 
@@ -128,6 +136,7 @@ def drive(
             keep_checkpoints=settings.keep_checkpoints,
             stall_timeout=settings.stall_timeout,
             end_process=fleet.end_process,
+            said=said,
         )
         guard.lost = conductor.halt
         scratch = _scratch(ledger)
@@ -137,7 +146,7 @@ def drive(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's and Tune's own, about themselves
             tuner = tune.Tuner(
-                tune.with_resources(trainable or SegmentationTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
+                tune.with_resources(trainable or SegmentationTrial, request),
                 tune_config=tune.TuneConfig(
                     search_alg=LedgerSearcher(conductor),
                     scheduler=LedgerScheduler(conductor),

@@ -44,12 +44,14 @@ class Conductor:
         keep_checkpoints: how many completed trials keep their weights; None: all.
         stall_timeout: seconds without a sign of life after which a trial's process is ended.
         end_process: ends a process on a node, given both and when it began; must return at once.
+        said: told what is worth knowing; must return at once.
 
     Attributes:
         interrupted: set by a signal or a request; the search stops at once, its live trials stay live for a resume.
         halted: why the surroundings made the search stop, as far as they did; its live trials stay live, too.
         alike: the error that all of the first trials failed with, as far as they did.
         exhausted: the sampler had nothing new to suggest.
+        unfit: Ray's ids of nodes that joined later and cannot run trials; they are given no more.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Conductor:
         keep_checkpoints: int | None = None,
         stall_timeout: float = float("inf"),
         end_process: Callable[[str, int, float], None] = lambda node, pid, created: None,
+        said: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.ledger = ledger
         self.assign = assign
@@ -70,10 +73,12 @@ class Conductor:
         self.keep_checkpoints = keep_checkpoints
         self.stall_timeout = stall_timeout
         self.end_process = end_process
+        self.said = said
         self.interrupted = False
         self.halted = ""
         self.alike = ""
         self.exhausted = False
+        self.unfit: list[str] = []
         self.waiting: deque[int] = deque(record.number for record in ledger.recover())
         self.running: dict[str, int] = {}
         self.stopper = build_stopper(ledger.experiment)
@@ -134,6 +139,7 @@ class Conductor:
             self._beats[number] = (beat, time.monotonic())
         elif time.monotonic() - since > self.stall_timeout:
             self._beats[number] = (beat, time.monotonic())
+            self.said(f"trial {number} shows no sign of life for {self.stall_timeout:.0f} s; its process is ended")
             self.end_process(beat.node, beat.pid, beat.created)
 
     # ------------------------------------------------------------------------------------------------------- giving out
@@ -208,13 +214,23 @@ class Conductor:
         self.changed(number)
         return outcome is not None
 
-    def fault(self, number: int, *, lost: bool, text: str) -> None:
-        """A trial's process raised or died: an error of its own ends it, a lost process is started again."""
+    def fault(self, number: int, *, lost: bool, text: str, unfit: str = "") -> None:
+        """A trial's process raised or died: an error of its own ends it, a lost process is started again.
+
+        Args:
+            unfit: Ray's id of the node, where that cannot run trials. It would take every trial that waits, one after
+                the other, so it is given no more; trials that Ray had meant for it already may still come.
+        """
         if self.halted:  # the trial stays live
             return
         try:
-            if lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
+            if unfit and unfit not in self.unfit:
+                self.unfit.append(unfit)
                 self.waiting.append(number)
+                self.said(f"a node is given no trials: {text}")
+            elif lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
+                self.waiting.append(number)
+                self.said(f"trial {number} lost its process and is started again")
             else:
                 lines = [line.strip() for line in text.splitlines() if line.strip()]
                 folder = self.ledger.trial_folder(number)
@@ -264,8 +280,8 @@ class Conductor:
 _STOPPED = "stopped by hand"
 
 
-def _fault_of(trial: Any) -> tuple[bool, str]:
-    """Whether a trial's process was lost, and the text of its error.
+def _fault_of(trial: Any) -> tuple[bool, str, str]:
+    """Whether a trial's process was lost, the text of its error, and the node that cannot run trials, if that is it.
 
     Ray pickles errors of the trainable and deaths of its actor into the driver's own private session folder. What it
     does not pickle (out of host memory, a lost object, a crashed worker) is an error of the surroundings. An error of
@@ -275,13 +291,15 @@ def _fault_of(trial: Any) -> tuple[bool, str]:
     if trial.error_file and Path(trial.error_file).is_file():
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     if not file or not Path(file).is_file():
-        return True, text
+        return True, text, ""
     try:
         error = cloudpickle.loads(Path(file).read_bytes())
     except Exception:  # whatever a foreign exception's unpickling may raise
-        return False, text
+        return False, text, ""
     cause = getattr(error, "cause", error)  # of a Ray task's error
-    return isinstance(error, RayActorError) or isinstance(cause, UnfitNode), str(error)
+    if isinstance(cause, UnfitNode):
+        return True, str(cause), cause.node
+    return isinstance(error, RayActorError), str(error), ""
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray's classes are untyped
@@ -323,8 +341,8 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray's classes are
         return decision
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        lost, text = _fault_of(trial)
-        self.conductor.fault(trial.config["number"], lost=lost, text=text)
+        lost, text, unfit = _fault_of(trial)
+        self.conductor.fault(trial.config["number"], lost=lost, text=text, unfit=unfit)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -211,7 +211,7 @@ def _require_fit_node(demands: dict[str, Any] | None) -> None:
         return
     problems = examine(Demands(**demands))
     if problems:
-        raise UnfitNode("; ".join(map(str, problems)))
+        raise UnfitNode("; ".join(map(str, problems)), ray.get_runtime_context().get_node_id())
     _examined.add(demands["nonce"])
 
 
