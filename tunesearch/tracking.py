@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from tunesearch.errors import InputError, Problem
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.trainer import EpochMetrics
@@ -231,12 +233,43 @@ class _GivenUp(BaseException):
     """Nobody waits for MLflow any more: the ledger is closed, or about to be. No error of MLflow's."""
 
 
+def prepare_database(uri: str) -> None:
+    """Make MLflow's SQLite database whole, once, whoever else begins at the same moment or dies in it.
+
+    MLflow makes it in a dozen migrations on the file itself: two processes in one, or one that is killed, leave a wreck
+    that every later one fails at. A wreck is moved aside: what is in MLflow is in the ledgers as well.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    _prepare(retries=2)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    file = Path(uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        if file.exists():
+            try:
+                MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+            except (MlflowException, SQLAlchemyError) as error:
+                if "already exists" not in str(error) and "no such table" not in str(error):
+                    raise
+                file.rename(file.with_name(f"{file.name}.broken-{time.time_ns()}"))
+        if not file.exists():
+            building = file.with_name(f".{file.name}.new")
+            building.unlink(missing_ok=True)
+            MlflowClient(tracking_uri=f"sqlite:///{building}").search_experiments(max_results=1)
+            building.rename(file)
+
+
 class _Client:
     """MLflow's client; ``heard`` is called after every answer."""
 
     def __init__(self, uri: str, heard: Callable[[], None]) -> None:
         from mlflow import MlflowClient
 
+        prepare_database(uri)
         self._client, self._heard = MlflowClient(tracking_uri=uri), heard
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -587,6 +620,7 @@ class TrainingRun:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
+        prepare_database(uri)
         self.client = MlflowClient(tracking_uri=uri)
         if self.run_id is not None:
             self.client.update_run(self.run_id, status="RUNNING")

@@ -74,7 +74,7 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     import sys
 
     from tunesearch import api
-    from tunesearch.tracking import artifact_folder, without_password
+    from tunesearch.tracking import artifact_folder, prepare_database, without_password
 
     folder = api.storage_folder(storage)
     uri = api.tracking_uri(folder, tracking_uri)
@@ -95,7 +95,7 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
         str(port),
     ]
     if uri.startswith("sqlite:"):
-        folder.mkdir(parents=True, exist_ok=True)
+        prepare_database(uri)
         command += ["--default-artifact-root", artifact_folder(folder)]
     try:
         return subprocess.run(command, check=False).returncode
