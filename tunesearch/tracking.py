@@ -253,7 +253,7 @@ def prepare_database(uri: str) -> None:
             try:
                 MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             except (MlflowException, SQLAlchemyError) as error:
-                if "already exists" not in str(error) and "no such table" not in str(error):
+                if not any(said in str(error) for said in ("already exists", "no such table", "no such column")):
                     raise
                 file.rename(file.with_name(f"{file.name}.broken-{time.time_ns()}"))
         if not file.exists():

@@ -87,10 +87,10 @@ class Conductor:
         self._next_look = 0.0
         self._beats: dict[int, tuple[Beat | None, float]] = {}
         for record in ledger.counted():
-            for torn in ledger.trial_folder(record.number).rglob(".*"):  # what a kill left half written
-                torn.unlink(missing_ok=True)
             if record.outcome is not None:
                 self._tidy(record.number)
+            else:
+                self._sweep(record.number)
             for epoch, saved in sorted(record.epochs.items()):
                 self.stopper.record(record.number, epoch, ledger.larger_is_better(saved.best))
 
@@ -267,9 +267,15 @@ class Conductor:
     def _tidy(self, number: int) -> None:
         """A trial that ended needs no checkpoint to resume from; one that was stopped needs no weights either."""
         forget(self.ledger.trial_folder(number))
+        self._sweep(number)
         self._drop(number, "last.pt")
         if self.ledger.trials[number].outcome != "completed":
             self._drop(number, "best.safetensors")
+
+    def _sweep(self, number: int) -> None:
+        """Remove what a kill left half written."""
+        for torn in self.ledger.trial_folder(number).rglob(".*"):
+            torn.unlink(missing_ok=True)
 
     def _drop(self, number: int, file: str) -> None:
         folder = self.ledger.trial_folder(number)

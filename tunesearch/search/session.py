@@ -35,6 +35,7 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
         InputError: the cluster does not answer.
     """
     import ray
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     guard = Guard(abandon)
     if ray.is_initialized():
@@ -51,7 +52,9 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
                 noted(temporary)
                 ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
             else:
-                _use_token()
+                # ``ray.init`` does not send the token to a cluster by itself, as ``ray start`` does; and setting the
+                # variable would be too late: Ray has read it when it was imported.
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
                 try:
                     ray.init(address=address, **quiet)
                 except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
@@ -147,14 +150,6 @@ def _runs(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
-
-
-def _use_token() -> None:
-    """Have Ray send its token to a cluster: ``ray.init`` does not by itself, as ``ray start`` does."""
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    there = os.environ.get("RAY_AUTH_TOKEN") or Path(named or _TOKEN).expanduser().is_file()
-    if there:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _keep_token_private() -> None:
