@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tunesearch.errors import DataError
+from tunesearch.errors import DataError, DiskFull
 from tunesearch.segmentation.config import DataConfig, Size
 from tunesearch.segmentation.data import cache as cache_module
 from tunesearch.segmentation.data.cache import decoded, original_masks, resize_image, resize_mask
 from tunesearch.segmentation.data.splits import freeze_split
+from tunesearch.segmentation.files import cache_folder
 
 SIZE = Size(width=24, height=16)  # four times the fixture's 6x4
 
@@ -89,7 +90,16 @@ def test_key_is_of_content_and_decoding_only(tmp_path: Path, voc: Path, voc_conf
     assert len({entry, *changes}) == 6
 
 
-@pytest.mark.parametrize("damage", ["torn images", "no masks", "torn meta", "strange meta", "other shape"])
+def flip(file: Path, *, at: int) -> None:
+    """One bit of the byte ``at``."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", ["torn images", "no masks", "flipped mask", "torn meta", "flipped meta", "strange meta", "other shape"]
+)
 def test_damaged_entries_are_built_again(voc_config: DataConfig, damage: str) -> None:
     split = freeze_split(voc_config)
     whole = decoded(voc_config, split, "train", SIZE)
@@ -101,8 +111,12 @@ def test_damaged_entries_are_built_again(voc_config: DataConfig, damage: str) ->
             stream.truncate(1000)
     elif damage == "no masks":
         (folder / "masks.npy").unlink()
+    elif damage == "flipped mask":
+        flip(folder / "masks.npy", at=-1)
     elif damage == "torn meta":
         (folder / "meta.json").write_text((folder / "meta.json").read_text()[:20])
+    elif damage == "flipped meta":
+        flip(folder / "meta.json", at=(folder / "meta.json").read_bytes().index(b'"b"') + 1)  # an id: "b" becomes "c"
     elif damage == "strange meta":
         (folder / "meta.json").write_text('{"bytes": [1], "shape": []}')
     else:
@@ -110,6 +124,46 @@ def test_damaged_entries_are_built_again(voc_config: DataConfig, damage: str) ->
     again = decoded(voc_config, split, "train", SIZE)
     assert np.array_equal(again.images, images)
     assert np.array_equal(again.masks, masks)
+    assert again.ids == tuple("abcd")
+
+
+def test_damaged_original_masks_are_built_again(voc_config: DataConfig) -> None:
+    split = freeze_split(voc_config)
+    whole = original_masks(voc_config, split, "val")
+    before = [np.array(whole[index]) for index in range(2)]
+    (labels,) = (cache_folder() / "decoded").glob("*/labels")
+    flip(labels, at=5)
+    again = original_masks(voc_config, split, "val")
+    assert all(np.array_equal(again[index], mask) for index, mask in enumerate(before))
+
+
+def test_checksums_are_computed_once_per_process(voc_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the processes that a part is sent to, either: whoever sends it has looked."""
+    split = freeze_split(voc_config)
+    decoded(voc_config, split, "train", SIZE)
+    computed: list[str] = []
+    crc32 = cache_module._crc32
+    monkeypatch.setattr(cache_module, "_crc32", lambda path: computed.append(path.name) or crc32(path))
+    for _ in range(3):
+        part = decoded(voc_config, split, "train", SIZE)
+    assert computed == ["images.npy", "masks.npy"]
+    monkeypatch.setattr(cache_module, "_verified", set())
+    pickle.loads(pickle.dumps(part))
+    pickle.loads(pickle.dumps(part.take([1])))
+    assert len(computed) == 2
+
+
+def test_entries_of_another_format_stay_unused(voc_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = freeze_split(voc_config)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(cache_module, "FORMAT", cache_module.FORMAT - 1)
+        before = decoded(voc_config, split, "train", SIZE).folder
+    now = decoded(voc_config, split, "train", SIZE).folder
+    assert before is not None
+    assert now is not None
+    assert now != before
+    assert now.parent == before.parent
+    assert before.is_dir()  # nothing is cleaned up
 
 
 def test_leftovers_of_a_killed_builder_do_no_harm(voc_config: DataConfig) -> None:
@@ -178,9 +232,7 @@ def test_files_changed_since_the_split_are_refused(voc: Path, voc_config: DataCo
 def test_too_little_disk(voc_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 2**20))
-    with pytest.raises(
-        DataError, match=r"4 images at 24x16 needs 64 MiB of free disk, but got 1 MiB.*TUNESEARCH_CACHE"
-    ):
+    with pytest.raises(DiskFull, match=r"4 images at 24x16 needs 64 MiB of free disk, but got 1 MiB.*TUNESEARCH_CACHE"):
         decoded(voc_config, freeze_split(voc_config), "train", SIZE)
 
 
