@@ -122,6 +122,7 @@ def test_a_search_and_what_mlflow_says_of_it(tiny_space: Path, tmp_path: Path, m
             "cannot be built on encoder vgg16",
         ),
         (["train.architecture=tiny_model:dies_always"], "lost", ""),
+        (["train.architecture=tiny_model:never_fits"], "out_of_memory", ""),
     ],
 )
 def test_endings_have_names(tiny_space: Path, tmp_path: Path, overrides: list[str], outcome: str, said: str) -> None:
@@ -135,6 +136,19 @@ def test_endings_have_names(tiny_space: Path, tmp_path: Path, overrides: list[st
     _, children, _ = _runs(tmp_path / "runs")
     assert [child.data.tags["tunesearch.outcome"] for child in children] == [outcome] * 2
     assert "RUNNING" not in {child.info.status for child in children}
+
+
+def test_a_trial_that_only_fits_in_parts_is_completed(tiny_space: Path, tmp_path: Path) -> None:
+    """Batches of 16 in memory for 4 images: halved to 8, then 4; as many updates as with room for all."""
+    usual = ["scheduler=none"]
+    roomy = tunesearch.run(tiny_space, name="a", storage=tmp_path / "roomy", trials=1, overrides=usual)
+    tight = [*usual, "train.architecture=tiny_model:fits_in_fours"]
+    result = tunesearch.run(tiny_space, name="a", storage=tmp_path / "runs", trials=1, overrides=tight)
+    assert result.trials[0].outcome == "completed"
+    updates = [[saved.metrics.updates for saved in r.trials[0].epochs.values()] for r in (roomy, result)]
+    assert updates[0] == updates[1]
+    effective = json.loads((tmp_path / "runs" / "a" / "trials" / "0000" / "effective.json").read_text())
+    assert effective["batch_size"] == 16
 
 
 def test_a_lost_process_goes_on_from_its_checkpoint(tiny_space: Path, tmp_path: Path) -> None:
