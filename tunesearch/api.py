@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ class SearchResult:
     Attributes:
         name: of the search.
         status: running, completed, exhausted (no further configuration), time_budget, interrupted, failed (an
-            unexpected fault of the driver) or damaged (its files cannot be read).
+            unexpected fault of the driver, or its first trials all failed alike) or damaged (its files cannot be read).
         objective: the metric that was searched for.
         trials: those that count, by number.
         best: the best completed trial (of the unfinished ones where none was completed); None: no trial has a score.
@@ -254,7 +253,8 @@ def run(
         raise InputError(
             Problem("--address", "cannot be given with --local, which always uses this machine", value=address)
         )
-    ledger_url = ledger_url or os.environ.get("TUNESEARCH_LEDGER")
+    _require_patience(stall_timeout)
+    ledger_url = ledger_url or os.environ.get("TUNESEARCH_LEDGER") or None
     if ledger_url is not None:
         ledger_url = check_url(ledger_url)
     settings = Settings(
@@ -284,7 +284,7 @@ def run(
         return _search(ledger, settings, progress)
     except InputError:
         if not ledger.trials:  # nothing began: the name stays free
-            shutil.rmtree(ledger.folder, ignore_errors=True)
+            Ledger.discard(ledger.folder)
         raise
 
 
@@ -295,13 +295,15 @@ def resume(
     time_budget: float | None = None,
     address: str | None = None,
     max_concurrent: int | None = None,
+    keep_checkpoints: int | None = None,
+    stall_timeout: float | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Go on with a search, whatever ended it; with nothing left to do it only reports.
 
     Args:
         time_budget: further seconds, instead of what is left of the first budget.
-        address, max_concurrent: instead of what the search was started with.
+        address, max_concurrent, keep_checkpoints, stall_timeout: instead of what the search was started with.
 
     Raises:
         SearchNameError: there is no such search.
@@ -309,10 +311,16 @@ def resume(
         DataError: the data set is no longer what it was.
     """
     progress = progress or Silence()
+    _require_patience(stall_timeout)
     ledger = Ledger.open(storage_folder(storage), name, drive=True)
-    changes: dict[str, Any] = {"address": address, "max_concurrent": max_concurrent}
+    changes: dict[str, Any] = {
+        "address": address,
+        "max_concurrent": max_concurrent,
+        "keep_checkpoints": keep_checkpoints,
+        "stall_timeout": stall_timeout,
+    }
     if time_budget is not None:
-        changes["time_budget"] = time_budget + float(ledger.attribute("seconds", 0.0))
+        changes["time_budget"] = time_budget + ledger.seconds()
     kept = {**ledger.attribute("settings", {}), **{key: value for key, value in changes.items() if value is not None}}
     settings = Settings(**kept)
     status = str(ledger.attribute("status", "interrupted"))
@@ -320,11 +328,11 @@ def resume(
         nothing_new = status == "exhausted" and not ledger.live() and not ledger.wishes()
         if nothing_new or not unfinished(ledger):
             progress.note(f"{name} has nothing left to do")
-            if status not in ("completed", "exhausted"):  # its driver died at the very end
+            if status in ("running", "interrupted"):  # its driver died at the very end
                 status = "completed"
                 _close(ledger, settings, status)
             return _result(ledger, status)
-        if settings.time_budget is not None and float(ledger.attribute("seconds", 0.0)) >= settings.time_budget:
+        if settings.time_budget is not None and ledger.seconds() >= settings.time_budget:
             progress.note(f"the time budget of {name} is spent; --time-budget gives it more")
             _close(ledger, settings, "time_budget")
             return _result(ledger, "time_budget")
@@ -338,6 +346,12 @@ def resume(
         return _search(ledger, settings, progress)
     finally:
         ledger.close()
+
+
+def _require_patience(stall_timeout: float | None) -> None:
+    if stall_timeout is not None and stall_timeout < 15:
+        rule = "must be at least 15s: a trial gives a sign of life every five seconds at most"
+        raise InputError(Problem("--stall-timeout", rule, value=f"{stall_timeout:g}s"))
 
 
 def _close(ledger: Ledger, settings: Settings, status: str) -> None:
@@ -371,6 +385,7 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
         resume = f"tunesearch resume {ledger.name} --storage {ledger.folder.parent}"
         progress.note(f"error: {reason}; everything is saved: {resume}")
 
+    ledger.listen(progress.note)
     status, before = "failed", str(ledger.attribute("status", "interrupted"))
     ended: Halted | NoUsableTrial | None = None
     with Interruption() as interruption:
@@ -402,8 +417,10 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
                     f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
                     f"tunesearch sync {ledger.name} sends the rest"
                 )
-            result = _result(ledger, status)
-            ledger.close()
+            try:
+                result = _result(ledger, status)
+            finally:
+                ledger.close()
     if ended is not None:
         ended.result = result
         raise ended
@@ -424,7 +441,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         classes=tuple(spec.name for spec in resolve_classes(ledger.experiment.data)),
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
-        seconds=float(ledger.attribute("seconds", 0.0)),
+        seconds=ledger.seconds(),
     )
 
 

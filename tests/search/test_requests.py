@@ -74,6 +74,21 @@ def test_a_wish_is_granted_once_whatever_dies(tiny_space: Path, tmp_path: Path) 
     assert heir.target == 5
 
 
+def test_a_wish_that_leaves_something_open_is_not_spent_on_duplicates(tiny_space: Path, tmp_path: Path) -> None:
+    """Two parameters of two values: three points were tried, a wish leaves the fourth one open. It gets that one."""
+    two = ("parameters.momentum=null", "parameters.lr={choice: [0.1, 0.2]}")
+    ledger = _create(tiny_space, tmp_path, *two)
+    for point in ({"lr": 0.1, "optimizer": "adam"}, {"lr": 0.1, "optimizer": "sgd"}, {"lr": 0.2, "optimizer": "adam"}):
+        requests.enqueue(ledger, point)
+    requests.enqueue(ledger, {"lr": 0.2})
+    ledger.poll()
+    asked = [ledger.ask() for _ in range(4)]
+    assert asked[3] is not None
+    assert asked[3].parameters == {"lr": 0.2, "optimizer": "sgd"}
+    assert ledger.wishes() == []
+    assert ledger.target == 4 + 4
+
+
 def test_a_grid_skips_no_point_for_a_wish(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
     steps = "parameters.lr={float: [0.1, 0.4], step: 0.1}"
     overrides = ("search.sampler=grid", "search.trials=8", "parameters.momentum=null", steps)

@@ -59,3 +59,12 @@ address = click.option(
 )
 max_concurrent = click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at once [what fits].")
 time_budget = click.option("--time-budget", type=Duration(), help="End the search after 90s, 30m, 1h30m ...")
+keep_checkpoints = click.option(
+    "--keep-checkpoints",
+    type=Kept(),
+    metavar="all|best:N",
+    help="Completed trials that keep their weights [all].",
+)
+stall_timeout = click.option(
+    "--stall-timeout", type=Duration(), help="Restart a trial without a sign of life after [30m]."
+)

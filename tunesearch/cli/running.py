@@ -72,6 +72,8 @@ def run(space: str, as_json: bool, **given: Any) -> int:
 @options.time_budget
 @options.address
 @options.max_concurrent
+@options.keep_checkpoints
+@options.stall_timeout
 @options.storage
 @options.as_json
 def resume(name: str, as_json: bool, **given: Any) -> int:
@@ -94,6 +96,8 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = search(progress)
     except (NoUsableTrial, Halted) as error:
+        if error.result is None:
+            raise
         ended, result = error, error.result
     finally:
         progress.ended()

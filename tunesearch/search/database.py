@@ -43,34 +43,38 @@ def check_url(url: str) -> str:
     rule = "must be postgresql://USER@HOST[:PORT]/DATABASE"
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InputError(Problem(where, rule, value=repr(_masked(url)))) from None
-    if parsed.get_backend_name() != "postgresql" or not parsed.database:
-        hint = "without --ledger it is SQLite in the storage folder"
-        raise InputError(Problem(where, rule, value=repr(_masked(url)), hint=hint))
-    if parsed.password is not None or "password" in parsed.query:
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise InputError(Problem(where, rule)) from None  # what cannot be read may hold a password anywhere
+    if parsed.password is not None or any("password" in key for key in parsed.query):
         hint = "give it in PGPASSWORD or ~/.pgpass"
         raise InputError(Problem(where, "must not hold the password, which would be shown and kept", hint=hint))
+    shown = parsed.set(query={}).render_as_string()
+    if backend != "postgresql" or not parsed.database:
+        hint = "without --ledger it is SQLite in the storage folder"
+        raise InputError(Problem(where, rule, value=shown, hint=hint))
     told = parsed.set(drivername=DRIVER).render_as_string()
     try:
         storage = _connect(told)
     except (*TROUBLE, NoSuchModuleError, ImportError) as error:
-        raise InputError(Problem(where, f"the database must answer: {reason(error)}", value=_masked(url))) from error
+        raise InputError(Problem(where, f"the database must answer: {reason(error)}", value=shown)) from error
     storage.remove_session()
     storage.engine.dispose()
     return told
 
 
-def _masked(url: str) -> str:
-    """A URL as it may be shown: without what stands before an @ behind a colon."""
-    scheme, _, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{host}" if rest else url
-
-
 def _connect(url: str) -> RDBStorage:
-    # pre_ping: a connection that a restarted server has closed is noticed before it is used.
-    arguments = {"connect_timeout": 10, "application_name": "tunesearch"}
+    # pre_ping: a connection that a restarted server has closed is noticed before it is used. The others: a host that
+    # vanished is noticed in seconds instead of a quarter of an hour, by us, and by the server, which frees our lock.
+    alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    theirs = " ".join(f"-c tcp_{name}={value}" for name, value in alive.items())
+    arguments = {
+        "connect_timeout": 10,
+        "application_name": "tunesearch",
+        "tcp_user_timeout": 30_000,
+        "options": theirs,
+        **alive,
+    }
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
 
 
@@ -97,6 +101,9 @@ class Database:
         self.folder = folder
         self._file_lock = filelock.FileLock(folder / "driver.lock")
         self._guard: Connection | None = None
+        self._unguarded_since: float | None = None
+        self.said: Callable[[str], None] = lambda text: None
+        """Told that a write waits for the database."""
         kept = folder / "ledger.json"
         if kept.is_file():
             content = json.loads(kept.read_text(encoding="utf-8"))
@@ -144,7 +151,11 @@ class Database:
             raise busy from None
         if self.url is not None:
             try:
-                self._guard = self._lock_on_server()
+                for _ in range(5):
+                    self._guard = self._lock_on_server()
+                    if self._guard is not None:
+                        break
+                    time.sleep(1.0)
             except BaseException:
                 self._file_lock.release()
                 raise
@@ -164,11 +175,16 @@ class Database:
             with contextlib.suppress(SQLAlchemyError):
                 self._guard.invalidate()  # type: ignore[union-attr]
             self._guard = None
+        self._unguarded_since = self._unguarded_since or time.monotonic()
         try:
             self._guard = self._lock_on_server()
         except SQLAlchemyError:
             return True  # not there at the moment: whoever wants to drive must reach it first as well
-        return self._guard is not None
+        if self._guard is not None:
+            self._unguarded_since = None
+            return True
+        # The server may hold our own lost connection for alive; it notices within half a minute.
+        return time.monotonic() - self._unguarded_since < PATIENCE
 
     def release(self) -> None:
         """Let another process drive."""
@@ -192,16 +208,21 @@ class Database:
             return False
         if self.url is None:
             return False
-        guard = self._lock_on_server()
-        if guard is None:
-            return True
-        guard.close()
-        return False
+        held = text(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+            " AND ((classid::bigint << 32) | objid::bigint) = hashtextextended(:name, 0))"
+        )
+        with self.storage.engine.connect() as connection:  # to look, not to lock: a driver may just be coming
+            return bool(connection.execute(held, {"name": self._lock_name}).scalar())
+
+    @property
+    def _lock_name(self) -> str:
+        return f"tunesearch driver {self.study}"
 
     def _lock_on_server(self) -> Connection | None:
         """A connection that holds the search's advisory lock, which ends with it; None: somebody else holds it."""
         connection = self.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        name = {"name": f"tunesearch driver {self.study}"}
+        name = {"name": self._lock_name}
         if connection.execute(text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), name).scalar():
             connection.detach()  # back in the pool it would keep the lock
             return connection
@@ -218,6 +239,7 @@ class Database:
             Halted: it stayed away.
         """
         until = time.monotonic() + PATIENCE
+        told = False
         while True:
             try:
                 return work(*args, **kwargs)
@@ -226,6 +248,9 @@ class Database:
                     raise DiskFull(f"{self.where}: the disk is full, the ledger cannot be written") from error
                 if time.monotonic() > until:
                     raise Halted(f"{self.where}: the ledger cannot be written: {reason(error)}") from error
+                if not told:
+                    self.said(f"the ledger cannot be written ({reason(error)}); waiting for it")
+                    told = True
                 time.sleep(1.0)
 
 

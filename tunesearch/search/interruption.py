@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -24,7 +25,7 @@ class Interruption:
     def __init__(self) -> None:
         self.tell: Callable[[], None] = raise_interrupt
         self.ending = False
-        self._heard = 0
+        self._heard_at = float("-inf")
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -44,9 +45,11 @@ class Interruption:
                 signal.signal(name, self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._heard += 1
-        if self._heard > 1:
+        if time.monotonic() - self._heard_at < 1.0:  # one sent to the process and to its group is one
+            return
+        if self._heard_at > float("-inf"):
             os._exit(130)
+        self._heard_at = time.monotonic()
         if not self.ending:
             self.tell()
 

@@ -9,10 +9,10 @@ A search is a folder ``STORAGE/NAME``:
     driver.lock       held by the process that drives the search
 
 Per trial the study's user attributes hold ``config`` (written with the trial and its parameters in one transaction),
-``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``outcome``, ``message`` and ``attempts``;
-``request`` where a person asked for it. Such requests are the study's own attributes ``request:...``: any process may
-write one, and the driver finds it within seconds. One to try a point is done once a trial names it, so none is lost and
-none is tried twice.
+``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``asked_at``, ``ended``, ``outcome``,
+``message`` and ``attempts``; ``wish``, ``request`` and ``retry_of`` where a person asked for it. Such requests are the
+study's own attributes ``request:...``: any process may write one, and the driver finds it within seconds. One to try a
+point is done once a trial names it, so none is lost and none is tried twice.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TrialRecord:
         epochs: committed epochs by number, from 1.
         outcome: None while the trial is live.
         message: why it ended, for outcomes that need a reason.
-        attempts: how often it was started again after its process or node was lost.
+        attempts: how often in a row, with no further epoch in between, its process or node was lost.
         best: best value of the objective so far; None before the first epoch.
         closed: whether its state in the study is final.
         retry_of: the trial that this one trains again; None: it is no retry.
@@ -115,6 +115,7 @@ class TrialRecord:
     asked_at: float = 0.0
     ended_at: float | None = None
     place: int | None = None
+    _lost_at: int = -1
     _id: int = -1
 
     @property
@@ -218,27 +219,35 @@ class Ledger:
         self.trials: dict[int, TrialRecord] = {}
         self._keys: dict[str, int] = {}
         self._requests: dict[str, dict[str, Any]] = {}
+        self._seconds = 0.0
         self._granted: dict[str, int] = {}
         """The trial of each request to try a point that has one."""
         try:
             self._database = Database(folder)
         except (OSError, ValueError, KeyError, ImportError, *TROUBLE) as error:
             raise LedgerError(Problem(str(folder), f"its ledger must answer: {reason(error)}")) from error
-        if drive:
-            self._database.take()
+        try:
+            self._open()
+            self._old_ends = self._ends()  # before anybody can see that the search is driven, and ask it to end
+            if drive:
+                self._database.take()
+        except (OSError, ValueError, KeyError, *TROUBLE) as error:
+            raise LedgerError(Problem(str(folder), f"its ledger must answer: {reason(error)}")) from error
         try:
             self.experiment = read_experiment(folder)
             self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
             self.split = Split.load(folder / "split.json")
-            self._storage = self._database.storage
-            self._study = optuna.load_study(study_name=self._database.study, storage=self._storage)
-            self._study_id = self._storage.get_study_id_from_name(self._database.study)
             self.refresh()
-            self._old_ends = self._ends()
         except (OSError, YAMLError, ValueError, TypeError, KeyError, *TROUBLE) as error:
             self._database.release()
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise LedgerError(Problem(str(folder), f"must hold a whole search: {why}")) from error
+
+    def _open(self) -> None:
+        self._storage = self._database.storage
+        self._study = optuna.load_study(study_name=self._database.study, storage=self._storage)
+        self._study_id = self._storage.get_study_id_from_name(self._database.study)
+        self.poll()
 
     @property
     def name(self) -> str:
@@ -313,6 +322,20 @@ class Ledger:
         self._database.release()
         self._database.close()
 
+    def listen(self, said: Callable[[str], None]) -> None:
+        """Have it told when a write waits for the database."""
+        self._database.said = said
+
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Remove a search in which nothing began, so that its name is free."""
+        with contextlib.suppress(KeyError, *TROUBLE):
+            database = Database(folder)
+            if database.url is not None:
+                optuna.delete_study(study_name=database.study, storage=database.storage)
+            database.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
     @property
     def driven(self) -> bool:
         """Whether some process drives this search now."""
@@ -337,6 +360,7 @@ class Ledger:
             outcome=attributes.get("outcome"),
             message=attributes.get("message", ""),
             attempts=attributes.get("attempts", 0),
+            _lost_at=attributes.get("lost_at", -1),
             closed=frozen.state.is_finished(),
             retry_of=attributes.get("retry_of"),
             asked_at=attributes.get("asked_at", 0.0),
@@ -385,6 +409,12 @@ class Ledger:
     def attribute(self, name: str, default: Any = None) -> Any:
         """Something kept about the whole search, such as ``settings`` or ``versions``."""
         return self._study.user_attrs.get(name, default)
+
+    def seconds(self) -> float:
+        """Of searching, all sessions together; what was known last where the database is away."""
+        with contextlib.suppress(*TROUBLE):
+            self._seconds = float(self.attribute("seconds", 0.0))
+        return self._seconds
 
     def attributes(self, prefix: str) -> dict[str, Any]:
         """Everything kept under names that begin with ``prefix``, by the rest of the name."""
@@ -479,7 +509,8 @@ class Ledger:
         """A new trial, committed with its complete configuration; None when the space is exhausted.
 
         What a person wished for comes first. A configuration that equals an earlier one in effect is closed as a
-        duplicate and another one is asked for; a retry is trained again whatever it equals.
+        duplicate and another one is asked for, also for a wish that leaves something open; a retry is trained again
+        whatever it equals.
         """
         search = self.experiment.search
         duplicates, granting = 0, False
@@ -499,16 +530,23 @@ class Ledger:
             config = self.experiment.train_config(parameters, seed=seed)
             asked_at = time.time()
             frozen.user_attrs.update(config=config.model_dump(mode="json"), asked_at=asked_at)
+            twin = None if earlier is not None else self.twin(config)
+            granted = wish is not None and (
+                twin is None
+                or self.experiment.space.contains(wish.parameters)
+                or duplicates == _DUPLICATES_IN_A_ROW - 1
+            )
             if wish is not None:
+                frozen.user_attrs["wish"] = wish.key
+            if wish is not None and granted:
                 frozen.user_attrs["request"] = wish.key
-                if earlier is not None:
-                    frozen.user_attrs["retry_of"] = earlier.number
+            if earlier is not None:
+                frozen.user_attrs["retry_of"] = earlier.number
             record = TrialRecord(number, parameters, config, asked_at=asked_at)
             record._id = self._database.write(self._create, frozen)
             record.retry_of = None if earlier is None else earlier.number
-            twin = self.twin(config)
-            self._remember(record, wish.key if wish else None)
-            if twin is None or earlier is not None:
+            self._remember(record, wish.key if wish and granted else None)
+            if twin is None:
                 return record
             duplicates += 1
             self.end(number, "duplicate", f"equals trial {twin} in effect")
@@ -580,8 +618,10 @@ class Ledger:
 
     def add_attempt(self, number: int) -> int:
         """Count that a trial is started again after its process was lost; gives the count."""
-        record = self.trials[number]
-        record.attempts += 1
+        record, epoch = self.trials[number], max(self.trials[number].epochs, default=0)
+        record.attempts = record.attempts + 1 if record._lost_at == epoch else 1
+        record._lost_at = epoch
+        self._write(self._storage.set_trial_user_attr, record, "lost_at", epoch)
         self._write(self._storage.set_trial_user_attr, record, "attempts", record.attempts)
         return record.attempts
 

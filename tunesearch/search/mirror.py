@@ -38,7 +38,7 @@ class Mirror:
         for trial in trials:
             self.study.add_trial(trial)
             self._note(trial.number)
-            self.proposed += "request" not in trial.user_attrs
+            self.proposed += "wish" not in trial.user_attrs
         self._grid: list[dict[str, Any]] | None = None
 
     def _note(self, number: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ruamel.yaml import YAML
 from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.search.ledger import read_experiment, versions
 from tunesearch.search.preflight import check_own_code, find_own_code
+from tunesearch.search.pulse import created_at
 from tunesearch.search.settings import Settings
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
@@ -80,6 +82,11 @@ def reachable() -> list[dict[str, float]]:
     return living
 
 
+def with_room(cpus: int) -> set[str]:
+    """Ray's ids of the living nodes that have so many CPUs."""
+    return {node["NodeID"] for node in alive() if node["Resources"].get("CPU", 0.0) >= cpus}
+
+
 def is_only_here() -> bool:
     """Whether the driver's machine is the only node."""
     here = ray.get_runtime_context().get_node_id()
@@ -95,29 +102,32 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
     nonce = uuid.uuid4().hex
     (search / "nonce").write_text(nonce)
     demands = Demands(str(search.resolve()), nonce, versions(), settings.code, settings.encoder_weights)
-    asked = {}
-    for node in alive():
+    nodes = alive()
+    asked = []
+    for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(num_cpus=0, max_retries=0)(examine)
-        asked[name_of(node)] = remote.options(scheduling_strategy=there).remote(demands, node["NodeID"])
+        asked.append(remote.options(scheduling_strategy=there).remote(demands, node["NodeID"]))
+    deadline = time.monotonic() + PATIENCE
     problems: list[Problem] = []
-    for name, reference in asked.items():
+    for node, reference in zip(nodes, asked, strict=True):
+        name, reply = name_of(node), search / f"nonce-{node['NodeID']}"
         try:
-            problems += ray.get(reference, timeout=PATIENCE)
+            found = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+            if not found and not reply.is_file():
+                rule = "must write to the same storage as the driver; what it wrote is not seen here"
+                found = [Problem(name, rule, value=str(search))]
         except ray.exceptions.GetTimeoutError:
-            problems.append(Problem(name, f"must answer within {PATIENCE:.0f} s"))
+            found = [Problem(name, f"must answer within {PATIENCE:.0f} s")]
         except Exception as error:  # an error of Ray, or of a node that cannot even import tunesearch
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             rule = f"must be able to run tunesearch: {lines[-1][:200] if lines else type(error).__name__}"
-            hint = "the same environment must be installed there"
-            problems.append(Problem(name, rule, hint=hint))
-    for node in alive():
-        reply = search / f"nonce-{node['NodeID']}"
-        silent = not any(problem.where == name_of(node) for problem in problems)
-        if silent and not reply.is_file() and name_of(node) in asked:
-            rule = "must write to the same storage as the driver; what it wrote is not seen here"
-            problems.append(Problem(name_of(node), rule, value=str(search)))
+            found = [Problem(name, rule, hint="the same environment must be installed there")]
         reply.unlink(missing_ok=True)
+        if found and node["NodeID"] in {
+            other["NodeID"] for other in alive()
+        }:  # one that has just died needs no fitness
+            problems += found
     if problems:
         raise InputError(problems)
     return demands
@@ -173,6 +183,8 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
                     say("must have the same data set as the driver; a file differs", str(file))
     except OSError as error:
         say(f"must be able to read the data set: {error.strerror}", str(error.filename))
+    except TunesearchError as error:
+        say(f"must be able to make the sample data set: {error}")
     find_own_code(demands.code)
     try:
         check_own_code(experiment)
@@ -182,7 +194,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
 
 
 def end_process(node: str, pid: int, created: float) -> None:
-    """Kill a process on a node, without waiting. A process that took over its number is left alone."""
+    """Kill a process on a node, without waiting; see ``created`` of :class:`tunesearch.search.pulse.Beat`."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there).remote(pid, created)
 
@@ -190,5 +202,5 @@ def end_process(node: str, pid: int, created: float) -> None:
 def _kill(pid: int, created: float) -> None:
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        if process.create_time() == created and pid != os.getpid():
+        if abs(created_at(process) - created) < 2 and pid != os.getpid():  # else another has taken over the number
             process.kill()

@@ -20,6 +20,8 @@ import psutil
 FILE = "alive.json"
 INTERVAL = 5.0
 """Seconds between two writings at least."""
+LONGEST = 3600.0
+"""Seconds that a trial may take to be built: decoding a data set, fetching weights."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Beat:
     Attributes:
         node: Ray's id of the node.
         pid: of the trial's process.
-        created: Unix time at which that process began, as its node tells it.
+        created: seconds between the start of its node and that of this process: unlike a time, no set clock changes it.
         count: of beats written.
     """
 
@@ -37,6 +39,11 @@ class Beat:
     pid: int
     created: float
     count: int
+
+
+def created_at(process: psutil.Process) -> float:
+    """How many seconds after its machine a process was started; right to about a second."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 class Pulse:
@@ -50,7 +57,7 @@ class Pulse:
     def __init__(self, folder: Path, node: str) -> None:
         self.file = folder / FILE
         self.node = node
-        self.created = psutil.Process().create_time()
+        self.created = created_at(psutil.Process())
         self.count = 0
         self._written = float("-inf")
 
@@ -66,12 +73,13 @@ class Pulse:
 
     @contextlib.contextmanager
     def throughout(self) -> Iterator[None]:
-        """Beat for the length of a block."""
+        """Beat for the length of a block, at most for ``LONGEST`` seconds."""
         ended = threading.Event()
 
         def work() -> None:
+            until = time.monotonic() + LONGEST
             self.beat()
-            while not ended.wait(INTERVAL):
+            while not ended.wait(INTERVAL) and time.monotonic() < until:
                 self.beat()
 
         thread = threading.Thread(target=work, name="pulse", daemon=True)
@@ -93,4 +101,5 @@ def read_beat(folder: Path) -> Beat | None:
 
 def forget(folder: Path) -> None:
     """Remove the sign of an earlier process."""
-    (folder / FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink(missing_ok=True)

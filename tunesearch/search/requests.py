@@ -26,9 +26,12 @@ def extend(ledger: Ledger, more: int) -> int:
     """Ask for further trials; gives how many there are to be.
 
     Raises:
-        InputError: a search over a grid, which has no further points.
+        InputError: a search over a grid, which has no further points; one that is exhausted.
     """
     experiment = ledger.experiment
+    if ledger.attribute("status") == "exhausted":
+        hint = "enqueue tries a point of your own"
+        raise InputError(Problem("--trials", "the sampler has no further configuration to propose", hint=hint))
     if experiment.search.sampler == "grid" and ledger.proposals + more > (points := experiment.space.grid_size()):
         hint = "enqueue tries a point of your own"
         raise InputError(Problem("--trials", f"a grid of {points} points has no more than that", hint=hint))
@@ -59,6 +62,8 @@ def enqueue(ledger: Ledger, point: Mapping[str, Scalar]) -> None:
         if twin is not None:
             hint = f"tunesearch show {ledger.name} tells how it went"
             raise InputError(Problem("enqueue", f"this point equals trial {twin} in effect", hint=hint))
+    if any(wish.parameters == dict(point) for wish in ledger.wishes()):
+        raise InputError(Problem("enqueue", "this point is waiting already"))
     ledger.request("try", parameters=dict(point), retry_of=None)
 
 

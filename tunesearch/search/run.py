@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.errors import Halted, NoUsableTrial, TunesearchError
+from tunesearch.search.database import TROUBLE
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.resources import Resources, plan_resources
@@ -21,6 +23,7 @@ from tunesearch.search.session import ray_session, remove_folder
 from tunesearch.search.settings import Settings
 from tunesearch.segmentation.config import Size
 from tunesearch.segmentation.data.splits import POOL
+from tunesearch.segmentation.files import is_disk_full
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
@@ -78,7 +81,7 @@ def drive(
     from tunesearch.search.trial import SegmentationTrial
 
     interruption = interruption or Interruption()
-    spent = float(ledger.attribute("seconds", 0.0))
+    spent = ledger.seconds()
     begun = time.monotonic()
     deadline = None if settings.time_budget is None else begun + settings.time_budget - spent
     if decode:
@@ -121,22 +124,23 @@ def drive(
 
         noted = begun
 
-        def heard(number: int) -> None:
+        def looked() -> None:
             nonlocal noted
             if time.monotonic() - noted > 10:  # so that a killed session's time counts, too
                 noted = time.monotonic()
                 ledger.note("seconds", spent + noted - begun)
-            changed(number)
 
         conductor = Conductor(
             ledger,
             assign=assign,
-            changed=heard,
+            changed=changed,
             deadline=deadline,
             keep_checkpoints=settings.keep_checkpoints,
             stall_timeout=settings.stall_timeout,
             end_process=fleet.end_process,
             said=said,
+            looked=looked,
+            nodes=lambda: fleet.with_room(resources.cpus),
         )
         guard.lost = conductor.halt
         scratch = _scratch(ledger)
@@ -169,13 +173,18 @@ def drive(
                 tuner.fit()
             except TunesearchError:
                 raise
-            except Exception:
+            except Exception as error:
+                if is_disk_full(error, scratch):  # Ray Tune's own files
+                    conductor.halt(f"{ledger.folder}: the disk is full")
                 if not conductor.ending:
                     raise
             finally:
                 interruption.ending = True
                 ledger.note("seconds", spent + time.monotonic() - begun)
                 shutil.rmtree(scratch, ignore_errors=True)
+    if not conductor.halted:
+        with contextlib.suppress(*TROUBLE):
+            ledger.poll()  # a request that came at the very end
     if conductor.halted and unfinished(ledger):
         raise Halted(conductor.halted)
     if conductor.alike and unfinished(ledger):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -30,7 +31,9 @@ ALIKE = 4
 """How many of a session's first trials must fail alike for the search to stop."""
 _LOOK = 2.0
 """Seconds between two looks at requests and signs of life."""
-_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_UNFIT = 5
+"""Nodes that may be unfit before the search stops: something is wrong with how they are made."""
 
 
 class Conductor:
@@ -45,6 +48,8 @@ class Conductor:
         stall_timeout: seconds without a sign of life after which a trial's process is ended.
         end_process: ends a process on a node, given both and when it began; must return at once.
         said: told what is worth knowing; must return at once.
+        looked: called every few seconds; must return at once.
+        nodes: gives Ray's ids of the living nodes that a trial fits on; empty: they are not known.
 
     Attributes:
         interrupted: set by a signal or a request; the search stops at once, its live trials stay live for a resume.
@@ -65,6 +70,8 @@ class Conductor:
         stall_timeout: float = float("inf"),
         end_process: Callable[[str, int, float], None] = lambda node, pid, created: None,
         said: Callable[[str], None] = lambda text: None,
+        looked: Callable[[], None] = lambda: None,
+        nodes: Callable[[], set[str]] = set,
     ) -> None:
         self.ledger = ledger
         self.assign = assign
@@ -74,6 +81,8 @@ class Conductor:
         self.stall_timeout = stall_timeout
         self.end_process = end_process
         self.said = said
+        self.looked = looked
+        self.nodes = nodes
         self.interrupted = False
         self.halted = ""
         self.alike = ""
@@ -85,6 +94,7 @@ class Conductor:
         self._begun: list[int] = []
         self._trained = False
         self._next_look = 0.0
+        self._looked_at = time.monotonic()
         self._beats: dict[int, tuple[Beat | None, float]] = {}
         for record in ledger.counted():
             if record.outcome is not None:
@@ -93,6 +103,8 @@ class Conductor:
                 self._sweep(record.number)
             for epoch, saved in sorted(record.epochs.items()):
                 self.stopper.record(record.number, epoch, ledger.larger_is_better(saved.best))
+        for number in self._beyond_kept():
+            self._drop(number, "best.safetensors")
 
     @property
     def ending(self) -> bool:
@@ -116,9 +128,19 @@ class Conductor:
 
     def look(self) -> None:
         """See, every few seconds, what other processes want and whether the running trials are alive."""
-        if time.monotonic() < self._next_look or self.ending:
+        now = time.monotonic()
+        if now < self._next_look or self.ending:
             return
-        self._next_look = time.monotonic() + _LOOK
+        pause = now - self._looked_at - _LOOK  # ours, in which no trial got an answer: it is not their silence
+        if pause > _LOOK:
+            self._beats = {number: (beat, since + pause) for number, (beat, since) in self._beats.items()}
+        self._look()
+        self._looked_at = time.monotonic()
+        # However long the record, looking takes at most a twentieth of the loop's time.
+        self._next_look = self._looked_at + max(_LOOK, 20 * (self._looked_at - now))
+
+    def _look(self) -> None:
+        self.looked()
         try:
             self.ledger.poll()
             if not self.ledger.still_mine():
@@ -147,11 +169,14 @@ class Conductor:
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None while there is nothing to do but wait, or FINISHED, which is final."""
         record = None
-        if not self.ending:
-            try:
+        try:
+            record = None if self.ending else self._next()
+            if record is None and not self.ending and not self.running:  # FINISHED is final: was there a late request?
+                with contextlib.suppress(*TROUBLE):
+                    self.ledger.poll()
                 record = self._next()
-            except (DiskFull, Halted) as error:
-                self.halted = str(error)
+        except (DiskFull, Halted) as error:
+            self.halted = str(error)
         if record is None:
             return None if self.running else Searcher.FINISHED
         forget(self.ledger.trial_folder(record.number))
@@ -221,13 +246,15 @@ class Conductor:
             unfit: Ray's id of the node, where that cannot run trials. It would take every trial that waits, one after
                 the other, so it is given no more; trials that Ray had meant for it already may still come.
         """
-        if self.halted:  # the trial stays live
+        if self.ending:  # the trial stays live; its process may have died of our own end
             return
         try:
             if unfit and unfit not in self.unfit:
                 self.unfit.append(unfit)
                 self.waiting.append(number)
                 self.said(f"a node is given no trials: {text}")
+                if len(self.unfit) >= _UNFIT or ((living := self.nodes()) and living <= set(self.unfit)):
+                    self.halted = f"no node is fit for trials; the last one: {text}"
             elif lost and self.ledger.add_attempt(number) <= MAX_ATTEMPTS:
                 self.waiting.append(number)
                 self.said(f"trial {number} lost its process and is started again")
@@ -259,10 +286,17 @@ class Conductor:
         self.ledger.end(number, outcome, message)
         self._tidy(number)
         if outcome == "completed" and self.keep_checkpoints is not None:
-            completed = [record for record in self.ledger.counted() if record.outcome == "completed"]
-            completed.sort(key=lambda record: (-self.ledger.larger_is_better(record.best or 0.0), record.number))
-            for record in completed[self.keep_checkpoints :]:
-                self._drop(record.number, "best.safetensors")
+            fallen = self._beyond_kept()
+            for number_ in {number, *fallen[:1]} & set(fallen):  # the new one, or the one that it pushed out
+                self._drop(number_, "best.safetensors")
+
+    def _beyond_kept(self) -> list[int]:
+        """The completed trials that keep no weights, the best of them first."""
+        if self.keep_checkpoints is None:
+            return []
+        completed = [record for record in self.ledger.counted() if record.outcome == "completed"]
+        completed.sort(key=lambda record: (-self.ledger.larger_is_better(record.best or 0.0), record.number))
+        return [record.number for record in completed[self.keep_checkpoints :]]
 
     def _tidy(self, number: int) -> None:
         """A trial that ended needs no checkpoint to resume from; one that was stopped needs no weights either."""
@@ -275,12 +309,14 @@ class Conductor:
     def _sweep(self, number: int) -> None:
         """Remove what a kill left half written."""
         for torn in self.ledger.trial_folder(number).rglob(".*"):
-            torn.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder of somebody's, a file that another process holds
+                torn.unlink(missing_ok=True)
 
     def _drop(self, number: int, file: str) -> None:
         folder = self.ledger.trial_folder(number)
         for part in (folder, *folder.glob("fold-*")):
-            (part / file).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (part / file).unlink(missing_ok=True)
 
 
 _STOPPED = "stopped by hand"
@@ -343,8 +379,10 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray's classes are
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         ended = self.conductor.take(json.loads(result["report"]))
-        decision: str = TrialScheduler.STOP if ended else TrialScheduler.CONTINUE
-        return decision
+        if self.conductor.halted:
+            # Nothing more is to be trained: a checkpoint that is ahead of the ledger by two would leave a hole there.
+            return str(TrialScheduler.NOOP)
+        return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         lost, text, unfit = _fault_of(trial)

@@ -91,8 +91,8 @@ class Guard:
 
     interval = 2.0
     """Seconds between two looks."""
-    misses = 3
-    """Looks in a row at which a cluster must not answer."""
+    misses = 15
+    """Looks in a row at which a cluster must not answer: its GCS may be started again."""
     grace = 10.0
     """Seconds that the loop has to return."""
 

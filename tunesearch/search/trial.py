@@ -7,6 +7,7 @@ its own, a full disk, says so under ``halt``. Committing and deciding is the dri
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -131,11 +132,13 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
         trainer: Trainer | FoldedTrainer
         if experiment.data.folds is None:
-            train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
+            with self._blaming_node():
+                train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
             masks = original_masks(experiment.data, split, "val") if original else None
             trainer = trainer_of(train, self.val, masks, self.folder)
         else:
-            pool = decoded(experiment.data, split, POOL, config.size)
+            with self._blaming_node():
+                pool = decoded(experiment.data, split, POOL, config.size)
             masks = original_masks(experiment.data, split, POOL) if original else None
             rows = folds(experiment.data, split)
             self.val = pool.take(rows[0][1])  # the pictures are the first fold's
@@ -158,6 +161,16 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
         self.watch = _watched(self.val)
         write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
         return trainer
+
+    @contextlib.contextmanager
+    def _blaming_node(self) -> Iterator[None]:
+        """On a cluster a full disk under the decoded cache is one node's, and no reason for the search to stop."""
+        try:
+            yield
+        except DiskFull as error:
+            if self.assignment["demands"] is None:
+                raise
+            raise UnfitNode(str(error), ray.get_runtime_context().get_node_id()) from error
 
     def _report(
         self, metrics: EpochMetrics | None, outcome: str | None, message: str = "", *, halt: str = ""
