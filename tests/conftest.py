@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,6 +62,20 @@ def dies_once(config, classes):
 def dies_always(config, classes):
     os._exit(1)
 
+def _of_memory_for(images, config, classes):
+    network = tiny(config, classes)
+    def allocate(module, inputs):
+        if len(inputs[0]) > images:
+            raise torch.OutOfMemoryError("out of memory: on purpose")
+    network.register_forward_pre_hook(allocate)
+    return network
+
+def fits_in_fours(config, classes):
+    return _of_memory_for(4, config, classes)
+
+def never_fits(config, classes):
+    return _of_memory_for(0, config, classes)
+
 def not_a_number(config, ignore_index, weight):
     return lambda logits, masks: logits.sum() * float("nan")
 
@@ -93,7 +111,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             os.environ[name] = value
 
 
-_OUTSIDE = ("TUNESEARCH_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+_OUTSIDE = ("TUNESEARCH_STORAGE", "TUNESEARCH_LEDGER", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 
 @pytest.fixture
@@ -141,6 +159,84 @@ def own_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+class Services:
+    """PostgreSQL and MLflow in a folder of their own, brought up by the script that a cluster's head runs.
+
+    PostgreSQL refuses root, so root runs it as ``nobody``, who then may read the environment that Python is in.
+
+    Attributes:
+        environment: what the script gets.
+        storage: the searches' storage; the databases and secrets are in ``storage/.services``.
+    """
+
+    SCRIPT = Path(__file__).parents[1] / "cluster" / "services.sh"
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = folder / "runs"
+        home = folder / "home"
+        home.mkdir()
+        ports = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                listener = stack.enter_context(socket.socket())
+                listener.bind(("127.0.0.1", 0))
+                ports.append(str(listener.getsockname()[1]))
+        self.environment = {
+            "HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "TUNESEARCH_STORAGE": str(self.storage),
+            "TUNESEARCH_POSTGRES_PORT": ports[0],
+            "TUNESEARCH_MLFLOW_PORT": ports[1],
+        }
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            for path in (folder, home):
+                shutil.chown(path, "nobody")
+            capability = "+dac_override"
+            self._as_user = [
+                "setpriv", "--reuid=nobody", "--clear-groups",
+                f"--inh-caps={capability}", f"--ambient-caps={capability}",
+            ]  # fmt: skip
+
+    def call(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the services' user, with some variables changed."""
+        return subprocess.run(
+            [*self._as_user, *map(str, command)],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def script(self, verb: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the script."""
+        return self.call(self.SCRIPT, verb, **environment)
+
+    def variables(self) -> dict[str, str]:
+        """What a search finds them by: the script's own words, and the home with the passwords."""
+        lines = self.script("environment").stdout.splitlines()
+        told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return {**told, "HOME": self.environment["HOME"]}
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """PostgreSQL and MLflow, running; skipped where there is no PostgreSQL, unless a test run must not skip it."""
+    folder = Path(tempfile.mkdtemp(prefix="ts-services-", dir="/tmp"))  # short: sockets lie below it
+    running = Services(folder)
+    try:
+        up = running.script("up")
+        if "there is no PostgreSQL server" in up.stderr and not os.environ.get("TUNESEARCH_NEEDS_POSTGRESQL"):
+            pytest.skip(up.stderr.strip())
+        assert up.returncode == 0, up.stderr
+        yield running
+    finally:
+        down = running.script("down")
+        shutil.rmtree(folder, ignore_errors=True)
+    assert down.returncode == 0, down.stderr
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,167 @@
+"""What nodes must have before and while they run trials, and what becomes of a trial that shows no sign of life.
+
+Oracles: the message, which must name each node by its address; the log that the trials append to themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import tunesearch
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+TUNESEARCH = (sys.executable, "-m", "tunesearch")
+
+
+def _run(space: Path, *more: object) -> list[str]:
+    folder = space.parents[1]
+    options = ["--data", folder / "data", "--name", "a", "--storage", folder / "runs", *more]
+    return [*TUNESEARCH, "run", str(space), *map(str, options)]
+
+
+def _start(command: list[str], environment: dict[str, str], said: Path) -> subprocess.Popen[bytes]:
+    with said.open("wb") as errors:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+
+
+def _all_in_epoch_two(log: Any, count: int) -> bool:
+    epochs = [epoch for epoch, _ in log.under_way().values()]
+    return epochs == [2] * count
+
+
+def test_every_node_is_examined_before_a_search(fleet: Any, slow_space: Path, tmp_path: Path) -> None:
+    """Seven nodes, each with a fault of its own: all are told at once, by name, and nothing is left behind."""
+    runs, data, code, other = (tmp_path / name for name in ("runs", "data", "space", "other"))
+    runs.mkdir()
+    shutil.copytree(data, other)
+    first = min((other / "JPEGImages").iterdir(), key=lambda file: file.name)
+    first.write_bytes(first.read_bytes() + b"\0")
+    installed = tmp_path / "installed" / "timm-0.0.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+
+    def hide(folder: Path) -> str:
+        return f"mount -t tmpfs none '{folder}'"
+
+    head = fleet.add("head", cpus=0)
+    fleet.wait("head")
+    faults = {
+        fleet.add("far", setup=hide(runs)): ["must see the storage folder: No such file or directory"],
+        fleet.add("apart", setup=f"{hide(runs)}; mkdir '{runs}/a'; echo 1 > '{runs}/a/nonce'"): [
+            "another one lies there under the same path"
+        ],
+        fleet.add("barred", setup=f"mount --bind '{runs}' '{runs}'; mount -o remount,bind,ro '{runs}'"): [
+            "must be able to write to the storage folder: Read-only file system"
+        ],
+        fleet.add("empty", setup=hide(data)): ["must be able to read the data set: No such file or directory"],
+        fleet.add("changed", setup=f"mount --bind '{other}' '{data}'"): [
+            "must have the same data set as the driver; a file differs",
+            first.name,
+        ],
+        fleet.add("old", PYTHONPATH=str(installed.parent)): ["must have timm ", "but got 0.0.1"],
+        fleet.add("bare", setup=hide(code)): ["must have the code of your own", "slow_model"],
+    }
+    fleet.wait("far", "apart", "barred", "empty", "changed", "old", "bare")
+    done = subprocess.run(
+        fleet.command(*_run(slow_space, "--address", fleet.address)),
+        env=fleet.environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    problems = [line for line in done.stderr.splitlines() if line.startswith("  node ")]
+    assert len(problems) == len(faults), done.stderr
+    assert head not in done.stderr
+    for ip, rules in faults.items():
+        [told] = [line for line in problems if line.startswith(f"  node {ip} (")]
+        assert all(rule in told for rule in rules), told
+    assert "Traceback" not in done.stderr
+    assert not fleet.log.path.exists()
+    assert not (runs / "a").exists()  # the name stays free
+
+
+def test_an_unfit_node_that_joins_later(fleet: Any, slow_space: Path, tmp_path: Path, until: Any) -> None:
+    """It is free while the others train, so Ray gives it whatever waits; it must neither train nor use trials up."""
+    runs, said = tmp_path / "runs", tmp_path / "said"
+    runs.mkdir()
+    hold = slow_space.parent / "hold"
+    fleet.add("head")
+    fleet.wait("head")
+    fleet.add("one")
+    fleet.wait("one")
+    hold.touch()
+    command = fleet.command(*_run(slow_space, "--address", fleet.address))
+    driver = _start(command, fleet.environment, said)
+    until(lambda: _all_in_epoch_two(fleet.log, 2), what="two trials are held in their second epoch", process=driver)
+    fleet.kill("one")
+    unfit = fleet.add("unfit", setup=f"mount -t tmpfs none '{runs}'")
+    until(lambda: f"node {unfit}" in said.read_text(), what="the node is told to be unfit", process=driver)
+    fleet.add("two")
+    until(lambda: fleet.log.under_way("two"), what="the lost trial goes on on a good node", process=driver)
+    hold.unlink()
+    assert driver.wait(timeout=500) == 0, said.read_text()
+    result = tunesearch.load("a", storage=runs)
+    assert {record.outcome for record in result.trials} <= {"completed", "stopped"}
+    assert sorted(record.attempts for record in result.trials) == [0, 0, 0, 0, 0, 1]  # by the death of node one
+    assert set(fleet.log.nodes.values()) == {"head", "one", "two"}
+
+
+def test_a_trial_without_a_sign_of_life_is_started_again(
+    slow_space: Path, tmp_path: Path, until: Any, epoch_log: Any
+) -> None:
+    """One process is stopped by a signal, one hangs in its own code: both trials go on from their checkpoints."""
+    said = tmp_path / "said"
+    overrides = ("--set", "train.architecture=slow_model:hangs_once", "--set", "scheduler=none")
+    command = _run(slow_space, "--local", "--trials", 2, "--cpus-per-trial", 1, "--stall-timeout", "20s", *overrides)
+    driver = _start(command, {**os.environ, "TUNESEARCH_EPOCH_LOG": str(epoch_log.path)}, said)
+    marker = slow_space.parent / "hung"
+
+    def second() -> list[int]:
+        hung = {int(marker.read_text() or 0)} if marker.exists() else set()
+        pids = {pid for epoch, pid in epoch_log.under_way().values() if epoch > 1}
+        return sorted(pids - hung) if hung else []
+
+    until(second, what="one trial hangs, the other trains", process=driver)
+    stopped = psutil.Process(second()[0])
+    stopped.suspend()
+    assert driver.wait(timeout=500) == 0, said.read_text()
+    assert not stopped.is_running()
+    result = tunesearch.load("a", storage=tmp_path / "runs")
+    assert [(record.outcome, record.attempts) for record in result.trials] == [("completed", 1)] * 2
+    assert sorted(epoch_log.epochs("end")) == [(number, epoch) for number in (0, 1) for epoch in (1, 2, 3, 4)]
+    assert len(set(epoch_log.epochs("begin"))) == 8
+    assert len(epoch_log.epochs("begin")) <= 10  # only the two epochs that were interrupted began twice
+
+
+def test_the_death_of_ray_is_noticed(slow_space: Path, tmp_path: Path, until: Any, epoch_log: Any) -> None:
+    """Without its raylet a driver would hang for ever; without the GCS Ray would end it with no word on what to do."""
+    said, environment = tmp_path / "said", {**os.environ, "TUNESEARCH_EPOCH_LOG": str(epoch_log.path)}
+    resume = [*TUNESEARCH, "resume", "a", "--storage", str(tmp_path / "runs")]
+    command = _run(slow_space, "--local", "--trials", 3, "--max-concurrent", 1, "--cpus-per-trial", 1)
+    for victim, trained in (("raylet", 1), ("gcs_server", 6)):
+        driver = _start(command, environment, said)
+        until(lambda: len(epoch_log.epochs("end")) >= trained, what="epochs are trained", process=driver)  # noqa: B023
+        [process] = [child for child in psutil.Process(driver.pid).children() if child.name() == victim]
+        process.kill()
+        assert driver.wait(timeout=500) == 4, said.read_text()
+        assert f"tunesearch resume a --storage {tmp_path / 'runs'}" in said.read_text()
+        assert tunesearch.load("a", storage=tmp_path / "runs").status == "interrupted"
+        command = resume
+    driver = _start(command, environment, said)
+    assert driver.wait(timeout=500) == 0, said.read_text()
+    result = tunesearch.load("a", storage=tmp_path / "runs")
+    assert [record.number for record in result.trials] == [0, 1, 2]
+    assert {record.outcome for record in result.trials} <= {"completed", "stopped"}
+    trained = epoch_log.epochs("end")
+    assert sorted(trained) == sorted({(record.number, epoch) for record in result.trials for epoch in record.epochs})
