@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tunesearch.cli import options
+from tunesearch.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from tunesearch.api import SearchResult
@@ -70,6 +71,7 @@ def show(name: str, storage: Path | None, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, help="On 127.0.0.1 [5000].")
 def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     """Open MLflow's page on the trials, on http://127.0.0.1:PORT."""
+    import socket
     import subprocess
     import sys
 
@@ -81,7 +83,16 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     if uri.startswith("http"):
         click.echo(f"the tracking server has a page of its own: {without_password(uri)}")
         return 0
-    click.echo(f"MLflow on http://127.0.0.1:{port} over {uri}; Ctrl-C ends it", err=True)
+    if uri.partition(":")[0].partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
+        rule = "must be an http(s) address or a database such as sqlite:///FILE"
+        raise InputError(Problem("--tracking-uri", rule, value=repr(without_password(uri))))
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(Problem("--port", f"must be free: {error.strerror}", value=str(port))) from error
+    click.echo(f"MLflow on http://127.0.0.1:{port} over {without_password(uri)}; Ctrl-C ends it", err=True)
     command = [
         sys.executable,
         "-m",

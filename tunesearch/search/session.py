@@ -58,10 +58,13 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
                 try:
                     ray.init(address=address, **quiet)
                 except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-                    reason = " ".join(str(error).split())[:200]
-                    raise InputError(
-                        Problem("--address", f"must be a Ray cluster that answers: {reason}", value=address)
-                    ) from error
+                    if "InvalidAuthToken" in str(error.__cause__):
+                        rule = "must be a Ray cluster whose token is here; it refuses this one, or that there is none"
+                        hint = "RAY_AUTH_TOKEN_PATH names a file with it, else it is in ~/.ray/auth_token"
+                    else:
+                        rule = f"must be a Ray cluster that answers: {' '.join(str(error).split())[:200]}"
+                        hint = ""
+                    raise InputError(Problem("--address", rule, value=address, hint=hint)) from error
         _keep_token_private()
         guard.watch(ray.get_runtime_context())
         yield guard

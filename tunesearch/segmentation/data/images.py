@@ -72,6 +72,8 @@ def read_mask(path: Path, data: DataConfig, classes: tuple[ClassSpec, ...], *, c
 
 def _open(path: Path, content: bytes | None) -> tuple[Image.Image, int]:
     """The decoded picture, turned as its EXIF orientation says, and the step between neighbouring grey labels."""
+    if content is None and path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise DataError(Problem(str(path), "must be a file"))
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as picture:
             raw_mode = picture.tile[0][3] if picture.tile else ""

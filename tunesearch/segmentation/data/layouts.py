@@ -244,7 +244,7 @@ def _custom(data: DataConfig) -> tuple[dict[str, list[Pair]], list[Problem]]:
     module, _, attribute = data.layout.partition(":")
     try:
         function: Callable[[DataConfig], Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way while it is imported
         hint = "the module must be importable: install it or put its folder on PYTHONPATH"
         rule = f"the layout cannot be imported: {type(error).__name__}: {error}"
         raise DataError(Problem(where, rule, hint=hint)) from error

@@ -123,20 +123,24 @@ class SegmentationModel(nn.Module):
 
 
 def import_object(path: str, what: str) -> Any:
-    """The object behind ``module:attribute``, a user's own model, loss or data set.
+    """The function or class behind ``module:attribute``, a user's own model or loss.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it cannot be imported or called.
     """
     module_name, _, attribute = path.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way while it is imported
         hint = "put the module beside the file that names it, or on PYTHONPATH"
-        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({error})", hint=hint)
+        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({said})", hint=hint)
         raise InputError(problem) from error
+    if not callable(found):
+        raise InputError(Problem(what, "must be a function or a class", value=f"{path}, {type(found).__name__}"))
+    return found
 
 
 def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | None = None) -> SegmentationModel:
