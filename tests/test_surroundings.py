@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import tunesearch
 from tunesearch.cli import main
-from tunesearch.errors import DataError, DiskFull, WeightsError
+from tunesearch.errors import DataError, DiskFull, InputError, WeightsError
 from tunesearch.experiment import load_experiment
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
@@ -328,3 +328,13 @@ def test_images_that_cannot_be_decoded_are_all_named(own_data: Path, tiny_space:
         decoded(data, freeze_split(data), "train+val", Size(width=32, height=32), folder=tmp_path / "cache")
     assert sorted(problem.where for problem in caught.value.problems) == [str(path) for path in images]
     assert all("cannot be read as a picture" in problem.rule for problem in caught.value.problems)
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """A pipe stands for /dev/null, which root could rename a file over."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (pipe, tmp_path):
+        with pytest.raises(InputError, match="must be a file"):
+            write_atomic(target, lambda path: path.write_text("x"))
+    assert pipe.is_fifo()

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tunesearch.errors import DiskFull
+from tunesearch.errors import DiskFull, InputError, Problem
 from tunesearch.segmentation.config import DataConfig
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,8 +47,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     A process killed at any moment leaves the old file or the new one, never a part. Folders are made as needed.
 
     Raises:
+        InputError: ``path`` is a device, a pipe or a folder, which a rename would do away with.
         DiskFull: there is no room for it; whatever ``write`` raised then.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(Problem(str(path), "must be a file, not a device, a pipe or a folder"))
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
