@@ -550,6 +550,7 @@ def _prepare(*, retries: int) -> None:
     """Let MLflow's client give up a server that does not answer after seconds, not minutes, and say nothing itself."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow  # noqa: F401  # it sets the level of its logger when it is imported
 
     # They announce every step of making a database, and every attempt that failed.

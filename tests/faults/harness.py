@@ -30,7 +30,8 @@ RAY_FOLDERS = "tunesearch-ray-*"
 PATIENCE = 240.0
 """Seconds after which a step that should have happened counts as a hang; nothing is measured against it."""
 
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+LINGERING = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "default_worker.py")
+"""Processes of Ray's that live for a minute after their raylet: its agents, and workers that had not started yet."""
 VICTIMS = ("driver", "actor", "ray", "ray and driver", "mlflow")
 """``actor``: the process of a trial. ``ray``: every process of the search's private Ray, below its driver."""
 
@@ -50,7 +51,7 @@ class Kill:
     victim: str
     point: str = "training"
     count: int = 1
-    back_after: int = 3
+    back_after: int = 2
 
 
 @dataclass
@@ -92,6 +93,9 @@ class Server:
         self.database = f"sqlite:///{folder}/mlflow.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        # On an empty database several processes of the server would make the tables at once, and sometimes fail.
+        make = f"from mlflow import MlflowClient; MlflowClient({self.database!r}).search_experiments()"
+        subprocess.run([sys.executable, "-c", make], capture_output=True, check=True)
 
     def start(self) -> None:
         command = [
@@ -395,19 +399,19 @@ class Search:
         for process in processes:
             self.everyone[process.pid] = process
 
-    def left_running(self, *, patience: float, agents: bool = False) -> list[str]:
+    def left_running(self, *, patience: float, late: bool = False) -> list[str]:
         """Processes of sessions that are over: children that were seen, and whatever works in this search's folder.
 
         Args:
             patience: seconds that they are given to end.
-            agents: also Ray's two agents, which live for about a minute after their raylet.
+            late: also those that may take a minute.
         """
         end = time.monotonic() + patience
-        while (found := self._left_running(agents=agents)) and time.monotonic() < end:
+        while (found := self._left_running(late=late)) and time.monotonic() < end:
             time.sleep(0.1)
         return found
 
-    def _left_running(self, *, agents: bool) -> list[str]:
+    def _left_running(self, *, late: bool) -> list[str]:
         if self.alive:
             raise Campaigned("a session is going on")
         server = family(self.server.process.pid) if self.server and self.server.process else []
@@ -419,7 +423,7 @@ class Search:
             except (psutil.Error, OSError):
                 continue
         told = [text for process in found.values() if (text := describe(process))]
-        return [text for text in told if agents or not any(name in text for name in AGENTS)]
+        return [text for text in told if late or not any(name in text for name in LINGERING)]
 
     def ray_folders_left(self) -> set[str]:
         """Private folders of Ray's that sessions of this search have made and that are still there."""

@@ -85,7 +85,7 @@ class Verdict:
 
 
 def verify(search: Search, calm: Search | None = None) -> Verdict:
-    """Judge a search that has ended; ``calm``: the same one at concurrency 1, which nobody killed."""
+    """Judge a search that has ended; ``calm``: the same one at concurrency 1, which nobody killed, or its beginning."""
     verdict = Verdict(retrained=[0] * len(search.events))
     rows = read_rows(search.storage / "a" / "ledger.db")
     judge_trials(search, rows, json.loads(tunesearch(search, "show", "a", "--json")), verdict)
@@ -94,8 +94,8 @@ def verify(search: Search, calm: Search | None = None) -> Verdict:
     judge_mlflow(search, rows, verdict)
     judge_leftovers(search, verdict)
     if calm is not None:
-        expected = [row.timeless() for row in read_rows(calm.storage / "a" / "ledger.db").values()]
-        for one, other in itertools.zip_longest(expected, [row.timeless() for row in rows.values()]):
+        for number, row in read_rows(calm.storage / "a" / "ledger.db").items():
+            one, other = row.timeless(), rows[number].timeless() if number in rows else None
             if one != other:
                 verdict.problems.append(f"differs from the search that nobody killed: {_difference(one, other)}")
     return verdict
@@ -131,9 +131,9 @@ def read_rows(file: Path) -> dict[int, Row]:
     return rows
 
 
-def _difference(one: Any, other: Any) -> str:
-    if one is None or other is None:
-        return f"{one} against {other}"[:300]
+def _difference(one: dict[str, Any], other: dict[str, Any] | None) -> str:
+    if other is None:
+        return f"trial {one['number']} is not there"
     names = [name for name in one if one[name] != other.get(name)]
     return f"trial {one['number']}: " + "; ".join(
         f"{name} {one[name]} against {other.get(name)}"[:300] for name in names
@@ -306,7 +306,8 @@ def judge_decisions(search: Search, rows: dict[int, Row], verdict: Verdict) -> N
 
 def judge_mlflow(search: Search, rows: dict[int, Row], verdict: Verdict) -> None:
     """MLflow as it was logged live, against MLflow rebuilt from the ledger into an empty database."""
-    if "tunesearch sync a sends the rest" in search.said():  # MLflow was away at the end: do what the user is told
+    said = "".join(file.read_text() for file in search.folder.glob("session-*.err"))
+    if "tunesearch sync a sends the rest" in said:  # MLflow was away at the end: do what the user is told
         tunesearch(search, "sync", "a")
     try:
         live = read_mlflow(search.tracking)

@@ -13,10 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tunesearch.segmentation.data.sample import write_sample
+
+Launch = Callable[[list[str], dict[str, str]], subprocess.Popen[bytes]]
 
 PATIENCE = 300.0
 """Seconds after which something that should have happened counts as a hang; nothing is measured against it."""
@@ -68,13 +72,14 @@ parameters:
 """
 
 
-def until(condition: Callable[[], object], *, what: str, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Wait for something; ``process`` must live meanwhile."""
+def until(condition: Callable[[], Any], *, what: str, process: subprocess.Popen[bytes] | None = None) -> Any:
+    """Wait for something, and give it; ``process`` must live meanwhile."""
     end = time.monotonic() + PATIENCE
-    while not condition():
+    while not (found := condition()):
         assert process is None or process.poll() is None, f"ended while waiting: {what}"
         assert time.monotonic() < end, f"waited in vain: {what}"
         time.sleep(0.05)
+    return found
 
 
 class EpochLog:
@@ -268,7 +273,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(name="until")
-def _until() -> Callable[..., None]:
+def _until() -> Callable[..., Any]:
     return until
 
 
@@ -276,6 +281,25 @@ def _until() -> Callable[..., None]:
 def epoch_log(tmp_path: Path) -> EpochLog:
     """The log of a search whose processes are told to write it."""
     return EpochLog(tmp_path / "epochs.log")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts commands whose output goes to ``said`` in the test's folder; at the end they are killed."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (tmp_path / "said").open("wb") as said:
+            begun.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+            process.wait()
 
 
 @pytest.fixture

@@ -65,11 +65,11 @@ class Pulse:
         """There is progress. Written at most every few seconds; a disk that is full must not end a trial here."""
         if time.monotonic() - self._written < INTERVAL:
             return
-        self._written = time.monotonic()
         self.count += 1
         beat = {"node": self.node, "pid": os.getpid(), "created": self.created, "count": self.count}
         with contextlib.suppress(OSError):
             self.file.write_text(json.dumps(beat))
+            self._written = time.monotonic()  # else the next batch tries again: without a first beat nothing is missed
 
     @contextlib.contextmanager
     def throughout(self) -> Iterator[None]:
