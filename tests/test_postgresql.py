@@ -51,7 +51,7 @@ class Head:
         """The trials of a search that must have come to its end."""
         stdout, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
-        assert stdout.startswith("{"), stdout
+        assert stdout.startswith("{"), stdout + stderr
         result = json.loads(stdout)
         assert result["status"] == "completed"
         trials: list[dict[str, Any]] = result["trials"]
@@ -132,8 +132,8 @@ def test_killed_and_cut_off_it_is_the_search_that_sqlite_has(
     assert head.ended(process) == wanted
 
     counts = head.trained()
-    assert set(counts) == {(t["number"], epoch) for t in wanted for epoch in range(1, t["epochs"] + 1)}
-    assert max(counts.values()) == 1
+    once = {(t["number"], epoch): 1 for t in wanted for epoch in range(1, t["epochs"] + 1)}
+    assert counts == once, head.log.read_text()
 
     # Where it lies: all on the server, nothing beside the files; the password nowhere.
     folder = head.storage / "a"
