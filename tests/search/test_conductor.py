@@ -99,7 +99,7 @@ def test_only_the_best_weights_are_kept(tiny_space: Path, tmp_path: Path, epoch_
     for miou in (0.1, 0.4, 0.3, 0.2):
         number = _begin(conductor)
         folder = conductor.ledger.trial_folder(number)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "best.safetensors").touch()
         assert conductor.take(_report(number, epoch_metrics(3, miou), "completed"))
     kept = sorted(path.parent.name for path in (tmp_path / "a" / "trials").rglob("best.safetensors"))

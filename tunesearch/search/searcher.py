@@ -179,7 +179,10 @@ class Conductor:
             self.halted = str(error)
         if record is None:
             return None if self.running else Searcher.FINISHED
-        forget(self.ledger.trial_folder(record.number))
+        folder = self.ledger.trial_folder(record.number)
+        with contextlib.suppress(OSError):  # the trial says so, if it matters
+            folder.mkdir(parents=True, exist_ok=True)
+        forget(folder)
         self._beats.pop(record.number, None)
         self.running[trial_id] = record.number
         if record.number not in self._begun:

@@ -100,9 +100,9 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     def _build(self, pulse: Pulse) -> Trainer | FoldedTrainer:
         assignment = self.assignment
+        _require_fit_node(assignment["demands"])  # before anything is written: the storage may not be mounted here
         self.folder = Path(assignment["folder"])
         self.folder.mkdir(parents=True, exist_ok=True)
-        _require_fit_node(assignment["demands"])
         search = Path(assignment["search"])
         if assignment["code"] not in sys.path:  # a user's own model lies beside the search space
             sys.path.append(assignment["code"])
