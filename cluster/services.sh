@@ -127,12 +127,12 @@ up_mlflow() {
             >"$credentials.new"
         mv "$credentials.new" "$credentials"
     fi
-    if [ -z "$(mlflow_group)" ] || ! mlflow_answers; then
-        stop_mlflow  # of a server that died its workers may live
-        if (exec 3<>"/dev/tcp/127.0.0.1/$mlflow_port") 2>/dev/null; then
-            fail "another program has port $mlflow_port: name one for MLflow by TUNESEARCH_MLFLOW_PORT"
-        fi
-        cat >"$services/mlflow_auth.ini" <<INI
+    if [ -n "$(mlflow_group)" ] && mlflow_answers; then return; fi
+    stop_mlflow  # of a server that died its workers may live
+    if (exec 3<>"/dev/tcp/127.0.0.1/$mlflow_port") 2>/dev/null; then
+        fail "another program has port $mlflow_port: name one for MLflow by TUNESEARCH_MLFLOW_PORT"
+    fi
+    cat >"$services/mlflow_auth.ini" <<INI
 [mlflow]
 default_permission = READ
 database_uri = $database/mlflow_auth
@@ -141,18 +141,17 @@ admin_password = $password
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 60
 INI
-        MLFLOW_AUTH_CONFIG_PATH=$services/mlflow_auth.ini \
-            MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret mlflow_secret_key) \
-            MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
-            setsid nohup mlflow server --app-name basic-auth --host 127.0.0.1 --port "$mlflow_port" --workers 2 \
-            --backend-store-uri "$database/mlflow" --artifacts-destination "$storage/mlartifacts" \
-            >>"$services/mlflow.log" 2>&1 </dev/null &
-        echo "$! $(this_boot)" >"$services/mlflow.pid"
-    fi
-    local waited
+    MLFLOW_AUTH_CONFIG_PATH=$services/mlflow_auth.ini \
+        MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret mlflow_secret_key) \
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
+        setsid nohup mlflow server --app-name basic-auth --host 127.0.0.1 --port "$mlflow_port" --workers 2 \
+        --backend-store-uri "$database/mlflow" --artifacts-destination "$storage/mlartifacts" \
+        >>"$services/mlflow.log" 2>&1 </dev/null &
+    local server=$! waited
+    echo "$server $(this_boot)" >"$services/mlflow.pid"
     for ((waited = 0; waited < 300; waited++)); do
         if mlflow_answers; then return; fi
-        [ -n "$(mlflow_group)" ] || break
+        kill -0 "$server" 2>/dev/null || break
         sleep 1
     done
     fail "MLflow does not answer on port $mlflow_port: $(tail -n 5 "$services/mlflow.log")"
