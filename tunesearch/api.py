@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
@@ -152,7 +154,12 @@ def storage_folder(storage: str | Path | None) -> Path:
     Raises:
         InputError: it is no folder, or its path cannot stand in a database's address.
     """
-    folder = Path(storage or os.environ.get("TUNESEARCH_STORAGE") or "runs").expanduser()
+    given = Path(storage or os.environ.get("TUNESEARCH_STORAGE") or "runs")
+    try:
+        folder = given.expanduser()
+        folder.resolve()
+    except RuntimeError as error:  # ~nobody-of-that-name, a loop of links
+        raise InputError(Problem("--storage", f"must be a folder: {error}", value=str(given))) from error
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir():
         raise InputError(Problem("--storage", "must be a folder", value=str(there)))
@@ -254,6 +261,9 @@ def run(
             Problem("--address", "cannot be given with --local, which always uses this machine", value=address)
         )
     _require_patience(stall_timeout)
+    if gpus_per_trial is not None and not math.isfinite(gpus_per_trial):
+        raise InputError(Problem("--gpus-per-trial", "must be a number", value=str(gpus_per_trial)))
+    _require_no_password(tracking or os.environ.get("MLFLOW_TRACKING_URI") or "")
     ledger_url = ledger_url or os.environ.get("TUNESEARCH_LEDGER") or None
     if ledger_url is not None:
         ledger_url = check_url(ledger_url)
@@ -346,6 +356,17 @@ def resume(
         return _search(ledger, settings, progress)
     finally:
         ledger.close()
+
+
+def _require_no_password(uri: str) -> None:
+    try:
+        held = urlsplit(uri).password is not None
+    except ValueError:  # no URL at all; MLflow says what it thinks of it
+        held = False
+    if held:
+        hint = "give it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for PostgreSQL in PGPASSWORD"
+        rule = "must not hold a password, which would be kept with the search"
+        raise InputError(Problem("--tracking-uri", rule, value=without_password(uri), hint=hint))
 
 
 def _require_patience(stall_timeout: float | None) -> None:

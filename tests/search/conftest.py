@@ -187,7 +187,8 @@ class Fleet:
         ]  # fmt: skip
         with (self.folder / f"{name}.log").open("wb") as output:
             self._nodes[name] = subprocess.Popen(
-                self._inside(name, *command, setup=setup),
+                # Ray gives up on a node that is not up within 30 s, on a crowded machine as well.
+                self._inside(name, *command, setup=setup, run='until "$@"; do sleep 1; done'),
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -231,9 +232,9 @@ class Fleet:
     def _space(self, name: str) -> str:
         return f"tunesearch-{os.getpid()}-{name}"
 
-    def _inside(self, name: str, *words: object, setup: str = "") -> list[str]:
+    def _inside(self, name: str, *words: object, setup: str = "", run: str = 'exec "$@"') -> list[str]:
         own = f"mount --bind '{self.folder}/tmp-{name}' '{self._temporary}'"  # `ip netns exec` has mounts of its own
-        script = f'{own}\n{setup}\nexec "$@"'
+        script = "\n".join((own, setup, run))
         return ["ip", "netns", "exec", self._space(name), "sh", "-ec", script, "sh", *map(str, words)]
 
     @staticmethod

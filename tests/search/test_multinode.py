@@ -29,9 +29,12 @@ from ray.cluster_utils import Cluster
 cluster, nodes = Cluster(), {}
 for line in sys.stdin:
     verb, name, *cpus = line.split()
-    if verb == "add":
-        nodes[name] = cluster.add_node(num_cpus=int(cpus[0]), include_dashboard=False)
-    else:
+    while verb == "add" and name not in nodes:
+        try:
+            nodes[name] = cluster.add_node(num_cpus=int(cpus[0]), include_dashboard=False)
+        except Exception as error:  # Ray gives up after 30 s, on a crowded machine as well
+            print(error, file=sys.stderr)
+    if verb == "kill":
         cluster.remove_node(nodes.pop(name), allow_graceful=False)
     raylets = {name: node.all_processes["raylet"][0].process.pid for name, node in nodes.items()}
     print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)

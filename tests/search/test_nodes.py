@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def _run(space: Path, *more: object) -> list[str]:
 
 
 def test_every_node_is_examined_before_a_search(fleet: Any, slow_space: Path, tmp_path: Path) -> None:
-    """Seven nodes, each with a fault of its own: all are told at once, by name, and nothing is left behind."""
+    """Four nodes with seven faults: all are told at once, by the node's address, and nothing is left behind."""
     runs, data, code, other = (tmp_path / name for name in ("runs", "data", "space", "other"))
     runs.mkdir()
     shutil.copytree(data, other)
@@ -47,20 +48,22 @@ def test_every_node_is_examined_before_a_search(fleet: Any, slow_space: Path, tm
     faults = {
         fleet.add("far", setup=hide(runs)): ["must see the storage folder: No such file or directory"],
         fleet.add("apart", setup=f"{hide(runs)}; mkdir '{runs}/a'; echo 1 > '{runs}/a/nonce'"): [
-            "another one lies there under the same path"
+            "must see the driver's storage folder; another one lies there under the same path"
         ],
-        fleet.add("barred", setup=f"mount --bind '{runs}' '{runs}'; mount -o remount,bind,ro '{runs}'"): [
-            "must be able to write to the storage folder: Read-only file system"
-        ],
-        fleet.add("empty", setup=hide(data)): ["must be able to read the data set: No such file or directory"],
-        fleet.add("changed", setup=f"mount --bind '{other}' '{data}'"): [
-            "must have the same data set as the driver; a file differs",
-            first.name,
-        ],
-        fleet.add("old", PYTHONPATH=str(installed.parent)): ["must have timm ", "but got 0.0.1"],
-        fleet.add("bare", setup=hide(code)): ["must have the code of your own", "slow_model"],
     }
-    fleet.wait("far", "apart", "barred", "empty", "changed", "old", "bare")
+    fleet.wait("far", "apart")
+    readonly = f"mount --bind '{runs}' '{runs}'; mount -o remount,bind,ro '{runs}'"
+    changed = f"mount --bind '{other}' '{data}'"
+    faults[fleet.add("old", setup=f"{readonly}; {changed}", PYTHONPATH=str(installed.parent))] = [
+        "must be able to write to the storage folder: Read-only file system",
+        f"must have the same data set as the driver; a file differs, but got {data / 'JPEGImages' / first.name}",
+        f"must have timm {version('timm')}, as the driver has, but got 0.0.1",
+    ]
+    faults[fleet.add("bare", setup=f"{hide(data)}; {hide(code)}")] = [
+        f"must be able to read the data set: No such file or directory, but got {data}",
+        "must have the code of your own: architecture: must be importable as module:attribute, but got slow_model:slow",
+    ]
+    fleet.wait("old", "bare")
     done = subprocess.run(
         fleet.command(*_run(slow_space, "--address", fleet.address)),
         env=fleet.environment,
@@ -70,12 +73,12 @@ def test_every_node_is_examined_before_a_search(fleet: Any, slow_space: Path, tm
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    problems = [line for line in done.stderr.splitlines() if line.startswith("  node ")]
-    assert len(problems) == len(faults), done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("  node ")]
+    assert len(told) == sum(map(len, faults.values())), done.stderr
     assert head not in done.stderr
     for ip, rules in faults.items():
-        [told] = [line for line in problems if line.startswith(f"  node {ip} (")]
-        assert all(rule in told for rule in rules), told
+        for rule in rules:
+            assert [line for line in told if line.startswith(f"  node {ip} (") and f"): {rule}" in line], (rule, told)
     assert "Traceback" not in done.stderr
     assert not fleet.log.path.exists()
     assert not (runs / "a").exists()  # the name stays free
@@ -110,10 +113,11 @@ def test_the_death_of_ray_is_noticed(slow_space: Path, tmp_path: Path, until: An
     """Without its raylet a driver would hang for ever; without the GCS Ray would end it with no word on what to do."""
     said, environment = tmp_path / "said", {**os.environ, "TUNESEARCH_EPOCH_LOG": str(epoch_log.path)}
     resume = [*TUNESEARCH, "resume", "a", "--storage", str(tmp_path / "runs")]
-    command = _run(slow_space, "--local", "--trials", 2, "--max-concurrent", 1, "--cpus-per-trial", 1)
-    for victim, trained in (("raylet", 1), ("gcs_server", 3)):
+    command = _run(slow_space, "--local", "--trials", 3, "--max-concurrent", 1, "--set", "scheduler=none")
+    for victim in ("raylet", "gcs_server"):
+        before = len(epoch_log.lines())
         driver = launch(command, environment)
-        until(lambda: len(epoch_log.epochs("end")) >= trained, what="epochs are trained", process=driver)  # noqa: B023
+        until(lambda: len(epoch_log.lines()) > before + 2, what="epochs are trained", process=driver)  # noqa: B023
         [process] = [child for child in psutil.Process(driver.pid).children() if child.name() == victim]
         process.kill()
         assert driver.wait(timeout=500) == 4, said.read_text()
@@ -123,7 +127,5 @@ def test_the_death_of_ray_is_noticed(slow_space: Path, tmp_path: Path, until: An
     driver = launch(command, environment)
     assert driver.wait(timeout=500) == 0, said.read_text()
     result = tunesearch.load("a", storage=tmp_path / "runs")
-    assert [record.number for record in result.trials] == [0, 1]
-    assert {record.outcome for record in result.trials} <= {"completed", "stopped"}
-    trained = epoch_log.epochs("end")
-    assert sorted(trained) == sorted({(record.number, epoch) for record in result.trials for epoch in record.epochs})
+    assert [record.outcome for record in result.trials] == ["completed"] * 3
+    assert sorted(epoch_log.epochs("end")) == [(number, epoch) for number in range(3) for epoch in (1, 2, 3, 4)]

@@ -91,13 +91,14 @@ class Database:
 
     Args:
         folder: of the search; it says which database.
+        new: whether its tables are still to be made.
 
     Attributes:
         storage: Optuna's.
         study: the study's name there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, new: bool = False) -> None:
         self.folder = folder
         self._file_lock = filelock.FileLock(folder / "driver.lock")
         self._guard: Connection | None = None
@@ -114,7 +115,9 @@ class Database:
             self.url, self.study = None, folder.name
             # The timeout is SQLite's: a writer waits for another instead of raising "database is locked".
             arguments = {"connect_args": {"timeout": 60}}
-            self.storage = RDBStorage(f"sqlite:///{folder.resolve()}/ledger.db", engine_kwargs=arguments)
+            url = f"sqlite:///{folder.resolve()}/ledger.db"
+            # A damaged file must not be made into an empty ledger by opening it.
+            self.storage = RDBStorage(url, engine_kwargs=arguments, skip_table_creation=not new)
 
     @staticmethod
     def exists(folder: Path) -> bool:

@@ -287,7 +287,7 @@ class Ledger:
         identity = uuid.uuid4().hex
         if url is not None:  # where other storages may have searches of the same name
             Database.found(building, url, f"{name}-{identity[:8]}")
-        database = Database(building)
+        database = Database(building, new=True)
         study = optuna.create_study(
             study_name=name if url is None else database.study,
             storage=database.storage,

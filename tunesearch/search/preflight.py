@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def _check_address(experiment: Experiment, settings: Settings) -> None:
     except (OSError, ValueError, OverflowError) as error:
         where = "--address" if settings.address else "$RAY_ADDRESS"
         rule = "must be local, auto or the HOST:PORT of a Ray cluster that answers"
-        raise InputError(Problem(where, rule, value=f"{address} ({error})")) from error
+        raise InputError(Problem(where, rule, value=f"{re.sub('//[^/]*@', '//', address)} ({error})")) from error
 
 
 def _check_own_code(experiment: Experiment, settings: Settings) -> None:

@@ -32,7 +32,8 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
         abandon: see ``drive``.
 
     Raises:
-        InputError: the cluster does not answer.
+        InputError: the cluster does not answer, or refuses the token.
+        Halted: a private Ray did not start; the machine may be overloaded.
     """
     import ray
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -50,7 +51,10 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
                 # Short, because the path of a Unix socket below it may have 107 characters at most.
                 temporary = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp" if os.name == "posix" else None)
                 noted(temporary)
-                ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
+                try:
+                    ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
+                except Exception as error:  # Ray raises no other, where its processes do not come up within 30 s
+                    raise Halted(f"Ray did not start on this machine: {' '.join(str(error).split())[:300]}") from error
             else:
                 # ``ray.init`` does not send the token to a cluster by itself, as ``ray start`` does; and setting the
                 # variable would be too late: Ray has read it when it was imported.

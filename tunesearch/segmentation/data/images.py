@@ -70,12 +70,17 @@ def read_mask(path: Path, data: DataConfig, classes: tuple[ClassSpec, ...], *, c
     return _from_labels(path, labels, data, len(classes))
 
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "JPEG2000")
+"""What is read. Pillow picks a decoder by content, and for PostScript it would start another program."""
+
+
 def _open(path: Path, content: bytes | None) -> tuple[Image.Image, int]:
     """The decoded picture, turned as its EXIF orientation says, and the step between neighbouring grey labels."""
     if content is None and path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise DataError(Problem(str(path), "must be a file"))
+    Image.init()  # else Pillow only knows the decoders that it has loaded by itself
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as picture:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as picture:
             raw_mode = picture.tile[0][3] if picture.tile else ""
             picture.load()
             upright = ImageOps.exif_transpose(picture)
