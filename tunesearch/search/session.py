@@ -114,11 +114,13 @@ class Guard:
         # Without its node's raylet the driver hangs for ever; without the GCS for a minute. Its socket does not tell a
         # raylet: containers that share their host's process numbers have sockets of the same path.
         mine = f"--node_id={context.get_node_id()}"
-        self._raylet = [
+        self._vital = [
             process
             for process in psutil.process_iter(["name", "cmdline"])
             if process.info["name"] == "raylet" and mine in (process.info["cmdline"] or [])
         ]
+        # Nobody starts a private Ray's GCS again.
+        self._vital += [child for child in psutil.Process().children() if child.name() == "gcs_server"]
         host, _, port = context.gcs_address.rpartition(":")
         self._gcs = (host.strip("[]"), int(port))
         threading.Thread(target=self._work, name="ray-guard", daemon=True).start()
@@ -134,7 +136,7 @@ class Guard:
     def _work(self) -> None:
         missed = 0
         while not self._closing.wait(self.interval):
-            dead = [process for process in self._raylet if not _runs(process)]
+            dead = [process for process in self._vital if not _runs(process)]
             missed = 0 if self._answers() else missed + 1
             if not dead and missed < self.misses:
                 continue
