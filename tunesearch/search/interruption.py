@@ -45,7 +45,7 @@ class Interruption:
                 signal.signal(name, self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() - self._heard_at < 1.0:  # one sent to the process and to its group is one
+        if time.monotonic() - self._heard_at < 0.3:  # one sent to the process and to its group is one
             return
         if self._heard_at > float("-inf"):
             os._exit(130)
