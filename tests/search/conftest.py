@@ -291,7 +291,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
     def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (tmp_path / "said").open("wb") as said:
-            begun.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said))
+            begun.append(
+                subprocess.Popen(
+                    command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                )
+            )
         return begun[-1]
 
     yield start

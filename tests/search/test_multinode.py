@@ -138,10 +138,15 @@ def test_a_node_dies_and_another_joins(
 
     until(goes_on, what="the dead node's trial goes on elsewhere", process=driver)
     hold.touch()
-    if kind == "fleet":  # one that cannot run trials is free while the others train, so Ray gives it whatever waits
-        unfit = nodes.add("unfit", setup=f"mount -t tmpfs none '{tmp_path / 'runs'}'")
-        told = f"a node is given no trials: node {unfit} ("
-        until(lambda: told in said.read_text(), what="a node is told to be unfit", process=driver)
+    if kind == "fleet":  # nodes that cannot run trials are free while others train, so Ray gives them whatever waits
+        (tmp_path / "broken" / "tunesearch").mkdir(parents=True)
+        (tmp_path / "broken" / "tunesearch" / "__init__.py").write_text("raise ImportError('half installed')")
+        for name, setup, environment in (
+            ("unmounted", f"mount -t tmpfs none '{tmp_path / 'runs'}'", {}),
+            ("broken", "", {"PYTHONPATH": str(tmp_path / "broken")}),
+        ):
+            told = f"a node is given no trials: node {nodes.add(name, setup=setup, **environment)} ("
+            until(lambda told=told: told in said.read_text(), what=f"{name} is told to be unfit", process=driver)
     nodes.add("three")
     until(lambda: log.under_way("three"), what="the new node trains", process=driver)
     hold.unlink()

@@ -20,7 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ruamel.yaml import YAML
 
-from tunesearch.errors import InputError, Problem, TunesearchError
+from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
 from tunesearch.search.ledger import read_experiment, versions
 from tunesearch.search.preflight import check_own_code, find_own_code
 from tunesearch.search.pulse import created_at
@@ -120,9 +120,7 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
         except ray.exceptions.GetTimeoutError:
             found = [Problem(name, f"must answer within {PATIENCE:.0f} s")]
         except Exception as error:  # an error of Ray, or of a node that cannot even import tunesearch
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            rule = f"must be able to run tunesearch: {lines[-1][:200] if lines else type(error).__name__}"
-            found = [Problem(name, rule, hint="the same environment must be installed there")]
+            found = [_without_tunesearch(name, error)]
         reply.unlink(missing_ok=True)
         if found and node["NodeID"] in {
             other["NodeID"] for other in alive()
@@ -131,6 +129,22 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
     if problems:
         raise InputError(problems)
     return demands
+
+
+def unfit_by(error: ray.exceptions.RayActorError) -> UnfitNode | None:
+    """The node that cannot even make a trial's process, if that is what an actor's death tells."""
+    if error.actor_init_failed:
+        made = ray._private.state.actors(error.actor_id).get("Address", {}).get("NodeID")
+        for node in ray.nodes():
+            if node["NodeID"] == made:
+                return UnfitNode(str(_without_tunesearch(name_of(node), error)), made)
+    return None
+
+
+def _without_tunesearch(name: str, error: Exception) -> Problem:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    rule = f"must be able to run tunesearch: {lines[-1][:200] if lines else type(error).__name__}"
+    return Problem(name, rule, hint="the same environment must be installed there")
 
 
 def name_of(node: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from tunesearch.errors import DiskFull, Halted, UnfitNode
 from tunesearch.search.asha import build_stopper
 from tunesearch.search.database import TROUBLE
 from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
+from tunesearch.search.nodes import unfit_by
 from tunesearch.search.pulse import Beat, forget, read_beat
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics
@@ -342,6 +343,8 @@ def _fault_of(trial: Any) -> tuple[bool, str, str]:
     except Exception:  # whatever a foreign exception's unpickling may raise
         return False, text, ""
     cause = getattr(error, "cause", error)  # of a Ray task's error
+    if isinstance(error, RayActorError):
+        cause = unfit_by(error) or error
     if isinstance(cause, UnfitNode):
         return True, str(cause), cause.node
     return isinstance(error, RayActorError), str(error), ""
