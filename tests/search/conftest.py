@@ -292,7 +292,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (tmp_path / "said").open("wb") as said:
             begun.append(
-                subprocess.Popen(
+                subprocess.Popen(  # not in the checkout: Ray puts a driver's working folder first on its workers' path
                     command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
                 )
             )
