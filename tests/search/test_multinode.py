@@ -166,5 +166,7 @@ def test_a_node_dies_and_another_joins(
     assert {record.number: record.attempts for record in search.trials if record.attempts} == {victim: 1}
     trained = sorted((record.number, epoch) for record in search.trials for epoch in record.epochs)
     assert sorted(log.epochs("end")) == trained
-    assert sorted(log.epochs("begin")) == sorted([*trained, (victim, 2)])  # the epoch that died with its node
+    again = collections.Counter(log.epochs("begin")) - collections.Counter(trained)
+    assert sum(again.values()) <= 1  # the epoch that died with its node, if one had begun
+    assert {number for number, _ in again} <= {victim}
     assert set(log.nodes.values()) == {"one", "two", "three"}
