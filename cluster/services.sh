@@ -117,8 +117,12 @@ mlflow_answers() (
     read -r -t 10 status <&3 && [[ $status == *" 200 "* ]]
 ) 2>/dev/null
 
+port_is_taken() (
+    exec 3<>"/dev/tcp/127.0.0.1/$mlflow_port"
+) 2>/dev/null
+
 up_mlflow() {
-    local database=postgresql+psycopg://tunesearch@127.0.0.1:$postgres_port password
+    local database=postgresql+psycopg://tunesearch@127.0.0.1:$postgres_port password waited
     command -v mlflow >/dev/null || fail "mlflow is not on the path: activate the environment that tunesearch is in"
     password=$(secret mlflow_password)
     if [ ! -e "$credentials" ]; then  # else they may be a user's own
@@ -129,7 +133,11 @@ up_mlflow() {
     fi
     if [ -n "$(mlflow_group)" ] && mlflow_answers; then return; fi
     stop_mlflow  # of a server that died its workers may live
-    if (exec 3<>"/dev/tcp/127.0.0.1/$mlflow_port") 2>/dev/null; then
+    for ((waited = 0; waited < 10; waited++)); do  # a killed process may keep its port a moment after it is a zombie
+        port_is_taken || break
+        sleep 0.5
+    done
+    if port_is_taken; then
         fail "another program has port $mlflow_port: name one for MLflow by TUNESEARCH_MLFLOW_PORT"
     fi
     cat >"$services/mlflow_auth.ini" <<INI
@@ -147,7 +155,7 @@ INI
         setsid nohup mlflow server --app-name basic-auth --host 127.0.0.1 --port "$mlflow_port" --workers 2 \
         --backend-store-uri "$database/mlflow" --artifacts-destination "$storage/mlartifacts" \
         >>"$services/mlflow.log" 2>&1 </dev/null &
-    local server=$! waited
+    local server=$!
     echo "$server $(this_boot)" >"$services/mlflow.pid"
     for ((waited = 0; waited < 300; waited++)); do
         if mlflow_answers; then return; fi

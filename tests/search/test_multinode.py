@@ -6,6 +6,7 @@ Once with Ray's own simulation of a cluster, whose nodes share an address, and o
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import shutil
@@ -129,8 +130,16 @@ def test_a_node_dies_and_another_joins(
         return [epoch for epoch, _ in log.under_way(node).values()] == [2]
 
     until(lambda: in_second_epoch("one") and in_second_epoch("two"), what="both nodes train", process=driver)
-    [victim] = log.under_way("two")
+    [(victim, (_, pid))] = log.under_way("two").items()
+    orphan = psutil.Process(pid)
     nodes.kill("two")
+
+    def gone() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        return True
+
+    until(gone, what="the trial's process misses its raylet, which a simulated node's death leaves to it")
     hold.unlink()
 
     def goes_on() -> bool:
