@@ -93,7 +93,7 @@ class Tracker:
 
     def start(self) -> None:
         """Begin; every trial that the ledger holds already is told first."""
-        self._changed.update(record.number for record in self.ledger.counted())
+        self._changed.update(record.number for record in self.ledger.trained())
         self._thread.start()
 
     def changed(self, number: int) -> None:
@@ -318,7 +318,7 @@ class _View:
 
     def unknown(self) -> list[int]:
         """Trials that this MLflow does not have, or has under another parent."""
-        return [r.number for r in self.ledger.counted() if self._new_parent or str(r.number) not in self.runs]
+        return [r.number for r in self.ledger.trained() if self._new_parent or str(r.number) not in self.runs]
 
     def _experiment(self, uri: str) -> str:
         name = self.ledger.experiment.name
@@ -405,7 +405,10 @@ class _View:
         if outcome == "duplicate":
             return
         tags = {"mlflow.parentRunId": self.parent, "tunesearch.seed": str(record.config.seed)}
-        run = self._run(key, f"trial {record.number}", record.asked_at, tags)
+        title = f"trial {record.number}"
+        if record.confirms is not None:
+            title, tags["tunesearch.confirms"] = f"confirms trial {record.confirms}", str(record.confirms)
+        run = self._run(key, title, record.asked_at, tags)
         params = []
         if new or record.number not in self.told:
             self.told.setdefault(record.number, 0)
@@ -506,7 +509,7 @@ class _View:
                 run = self.runs[str(record.number)]
                 self.client.set_terminated(run, status="KILLED", end_time=int(_end(record) * 1000))
         ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
-        end_time = max([self.created_at, *(_end(record) for record in self.ledger.counted())])
+        end_time = max([self.created_at, *(_end(record) for record in self.ledger.trained())])
         self.client.set_terminated(self.parent, status=ended, end_time=int(1000 * end_time))
 
 
@@ -576,7 +579,7 @@ def sync(ledger: Ledger, uri: str, *, status: str) -> None:
     refused: Exception | None = None
     try:
         view = _View(ledger, uri)
-        for record in ledger.counted():
+        for record in ledger.trained():
             try:
                 view.tell(record)
             except Exception as error:
