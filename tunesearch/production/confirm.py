@@ -1,4 +1,4 @@
-"""The confirmed trial on the test part, which was set aside when the search began: looked at once, and on the record."""
+"""The confirmed trial on the test part, which was set aside when the search began: looked at once, on the record."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What repeating the best trials over several seeds has shown: a view of the ledger, and its statistics.
 
-The search's own training of a trial is not among its repeats: it was chosen because it was good, so it is biased. A trial's
-interval is Student's t interval of the mean over seeds. Two trials differ where Welch's t interval of the difference of
-their means leaves zero out (Welch 1947). A winner must differ from every other candidate: an intersection-union test,
-whose risk of naming a wrong one is highest with two equal trials, 1 - ``LEVEL``, and needs no correction for the number of
-comparisons. Five seeds are few, so intervals are wide.
+The search's own training of a trial is not among its repeats: it was chosen because it was good, so it is biased. A
+trial's interval is Student's t interval of the mean over seeds. Two trials differ where Welch's t interval of the
+difference of their means leaves zero out (Welch 1947). A winner must differ from every other candidate: an
+intersection-union test, whose risk of naming a wrong one is highest with two equal trials, 1 - ``LEVEL``, and needs no
+correction for the number of comparisons. Five seeds are few, so intervals are wide.
 """
 
 from __future__ import annotations
