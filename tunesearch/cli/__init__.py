@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of ~somebody
+            click.echo(f"error: a path begins with ~ and a name that no user has: {error}", err=True)
+            sys.exit(2)
         click.echo(f"unexpected {type(error).__name__}: {error}\n--debug shows where; please report it", err=True)
         sys.exit(3)
     sys.exit(code if isinstance(code, int) else 0)
