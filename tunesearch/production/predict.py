@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from torch import nn
 
-from tunesearch.errors import DataError, InputError, Problem, WeightsError
+from tunesearch.errors import DataError, InputError, Problem
+from tunesearch.production.model import trained_model
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.data.images import read_image
 from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES, resolve_classes
 from tunesearch.segmentation.inference import predict as predict_one
 from tunesearch.segmentation.inference import save_mask
-from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.models.weights import read_weights
 from tunesearch.segmentation.trainer import pick_device
 
 
@@ -87,31 +85,3 @@ def _unreadable(path: Path) -> Problem | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return Problem(str(path), f"the file cannot be read as a picture: {reason}")
-
-
-def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Module:
-    """The network of a trial with the weights of its best epoch, on the CPU.
-
-    Raises:
-        InputError: the search did not keep them.
-        WeightsError: their file is damaged.
-    """
-    weights = ledger.trial_folder(record.number) / "best.safetensors"
-    folds = len(list(weights.parent.glob("fold-*")))
-    if not weights.is_file() and folds:
-        rule = f"it was trained on {folds} folds, so that there is no one network"
-        raise InputError(Problem(f"trial {record.number} of {ledger.name}", rule, hint="export and train it"))
-    if not weights.is_file():
-        where, rule = f"trial {record.number} of {ledger.name}", "its weights are not kept"
-        hint = "export and train it" if record.outcome == "completed" else "only completed trials keep them"
-        raise InputError(Problem(where, rule, hint=hint))
-    # The file holds the encoder's weights, too: nothing is to be loaded or downloaded before.
-    model = build_model(record.config.model_copy(update={"encoder_weights": "none"}), classes)
-    state = read_weights(weights)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        rule = f"must hold the weights of trial {record.number}: {reason}"
-        raise WeightsError(Problem(str(weights), rule, hint="export and train it")) from error
-    return model
