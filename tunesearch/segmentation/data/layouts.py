@@ -132,7 +132,8 @@ def resolve_classes(data: DataConfig) -> tuple[ClassSpec, ...]:
     if given is None:
         specs = _known_classes(data)
     elif isinstance(given, int):
-        specs = tuple(ClassSpec(name=f"class_{index}") for index in range(given))
+        # Of far too many, one too many is enough to say so.
+        specs = tuple(ClassSpec(name=f"class_{index}") for index in range(min(given, MAX_CLASSES + 1)))
     else:
         specs = tuple(item if isinstance(item, ClassSpec) else ClassSpec(name=item) for item in given)
     problems = list(_class_problems(data, specs))
