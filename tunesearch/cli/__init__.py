@@ -8,7 +8,19 @@ from collections.abc import Sequence
 import click
 
 from tunesearch import __version__
-from tunesearch.cli import comparing, data, exporting, fetch, models, running, service, showing, spaces, steering
+from tunesearch.cli import (
+    comparing,
+    data,
+    exporting,
+    fetch,
+    models,
+    predicting,
+    running,
+    service,
+    showing,
+    spaces,
+    steering,
+)
 from tunesearch.errors import InputError, TunesearchError
 
 
@@ -49,8 +61,10 @@ for command in (
     showing.sync,
     comparing.compare,
     exporting.export,
-    exporting.predict,
     exporting.train,
+    predicting.evaluate,
+    predicting.predict,
+    predicting.ensemble,
     data.data,
     models.models,
     spaces.spaces,
