@@ -221,7 +221,8 @@ def test_searches_share_the_cluster_and_stop_saves(
         [sys.executable, "-m", "tunesearch", "logs", "long", "-f"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by all below a shell's background job
+        # Whatever a shell has put into the background ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert follower.stdout is not None
     assert follower.stdout.readline()
