@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -821,7 +821,8 @@ def evaluate(
     result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
     for model in opened:
         if holds_test_images(model, pairs):
-            earlier = looked_at_test(model, by=f"evaluate {' '.join(one.name for one in opened)}")
+            measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
+            earlier = looked_at_test(model, by="evaluate", result=measured)
             if earlier:
                 said(f"warning: {model.name}: {warning(earlier)}")
     if result.seen and what != "train":
