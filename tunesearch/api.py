@@ -438,6 +438,8 @@ def confirm(
                 return result
             ledger = Ledger.open(storage_folder(storage), name, drive=True)
         _test_once(ledger, progress)
+        if settings.keep_checkpoints is not None:
+            confirmation.drop_others(ledger)
         _close(ledger, settings, _status_kept(ledger))
         return _result(ledger, _status_kept(ledger))
     finally:
