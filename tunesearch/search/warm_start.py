@@ -126,7 +126,7 @@ class Source:
             tried = f"; the best of them, trial {first}, is tried first" if first else ""
             return f"{self.search}: {self.fit} of {self.trials} trials fit{tried}"
         why = "" if self.same_data else ", it was scored on OTHER DATA"
-        tried = f"; its scores are not used, its best configurations are tried first: trials {first}" if first else ""
+        tried = f"; its scores are not used, its best configurations are tried first (trials {first})" if first else ""
         return f"{self.search}: 0 of {self.trials} trials fit{why}{tried}"
 
     def lines(self) -> list[str]:
@@ -287,13 +287,13 @@ def _of_search(experiment: Experiment, split: Split, other: Ledger) -> tuple[Sou
         read[record.number] = point, _differences(record.config, here)
     fitting = [number for number, (_, differing) in read.items() if same_data and not differing]
     told = [_prior(other.name, other.trials[number], read[number][0]) for number in fitting]
-    completed = [number for number in read if other.trials[number].outcome == "completed"]
-    completed.sort(key=lambda number: (-other.larger_is_better(other.trials[number].best or 0.0), number))
+    ranked = [number for number in read if other.trials[number].best is not None]
+    ranked.sort(key=lambda number: _rank(other, number))
     if told:
-        tried = [number for number in completed if number in fitting][:1]
+        tried = [number for number in ranked if number in fitting][:1]
     else:  # what all of its trials differ in cannot be helped
         shared = set.intersection(*(set(differing) for _, differing in read.values())) if read else set()
-        tried = [number for number in completed if set(read[number][1]) == shared][:FIRST]
+        tried = [number for number in ranked if set(read[number][1]) == shared][:FIRST]
     for number, (_, differing) in read.items():
         if number in fitting:
             continue
@@ -315,6 +315,12 @@ def _of_search(experiment: Experiment, split: Split, other: Ledger) -> tuple[Sou
         left_out=tuple(sorted(left_out, key=lambda one: (-len(one.trials), one.reason))),
     )
     return source, told, [read[number][0] for number in tried]
+
+
+def _rank(other: Ledger, number: int) -> tuple[bool, float, int]:
+    """As ``Ledger.best``: the completed trials by their value, behind them the others."""
+    record = other.trials[number]
+    return (record.outcome != "completed", -other.larger_is_better(record.best or 0.0), number)
 
 
 def _same_data(experiment: Experiment, split: Split, other: Ledger) -> bool:
