@@ -41,7 +41,7 @@ from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.trainer import EpochMetrics
 
-EPOCHS = 27
+EPOCHS = 9
 NOISE = 0.01
 """Standard deviation of the score of the same configuration over seeds; trainings of VOC have 0.01 to 0.04."""
 MARKS = (1, 4, 8, 16, 24)
@@ -96,7 +96,7 @@ def curve(config: TrainConfig, data: str) -> list[float]:
     """The mIoU after every epoch: an approach to the true score with noise; slower with small learning rates."""
     random = np.random.default_rng(config.seed)
     end = true_score(config, data) + NOISE * random.standard_normal()
-    slowness = 3.0 + 1.5 * max(0.0, -3.0 - math.log10(config.lr))
+    slowness = 1.0 + 0.5 * max(0.0, -3.0 - math.log10(config.lr))
     wobble = 0.3 * NOISE * random.standard_normal(config.epochs)
     return [
         float(max(0.01, end * (1 - math.exp(-epoch / slowness)) + wobble[epoch - 1]))
@@ -144,7 +144,7 @@ def search(ledger: Ledger, data: str) -> list[float]:
 def space(*changes: str, trials: int, seed: int, epochs: int = EPOCHS) -> Experiment:
     """The shipped space with one training length and ASHA that fits it."""
     fixed = [f"search.trials={trials}", f"search.seed={seed}", f"train.epochs={epochs}", "try_first=[]"]
-    asha = "scheduler.asha={grace_epochs: 3, reduction: 3}"
+    asha = "scheduler.asha={grace_epochs: 1, reduction: 3}"
     return load_experiment("voc_unet", overrides=[*fixed, asha, *changes], data_root=Path("/nowhere"))
 
 
@@ -177,23 +177,27 @@ def starts(experiment: Experiment, earlier: Ledger) -> dict[str, WarmStart | Non
     return {"cold": None, "best first": WarmStart((), (), warm.first), "scores": WarmStart((), told.prior, warm.first)}
 
 
-def measure(case: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All sides of a case for one seed."""
-    what = CASES[case]
-    before, changes = what.get("data_before", "here"), what.get("changes", ())
-    shutil.rmtree(folder, ignore_errors=True)
-    earlier_space = space(trials=options.earlier, seed=1000 + seed, epochs=what.get("epochs_before", EPOCHS))
-    earlier = Ledger.create(folder, "earlier", earlier_space, split_of(before), {})
-    best_before = search(earlier, before)[-1]
-    experiment = space(*changes, trials=options.trials, seed=seed)
-    figures: dict[str, Any] = {"earlier": best_before}
-    for side, warm in starts(experiment, earlier).items():
-        begun = warm.tried_first(experiment) if warm else experiment
-        ledger = Ledger.create(folder, side.replace(" ", "-"), begun, split_of("here"), {}, warm_start=warm)
-        figures[side] = search(ledger, "here")
-        figures[f"{side}: told"] = len(warm.prior) if warm else 0
+def measure(seed: int, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+    """All sides of all cases for one seed."""
+    earlier: dict[tuple[str, int], tuple[Ledger, float]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    for case, what in CASES.items():
+        data, epochs = what.get("data_before", "here"), what.get("epochs_before", EPOCHS)
+        if (data, epochs) not in earlier:
+            before = space(trials=options.earlier, seed=1000 + seed, epochs=epochs)
+            ledger = Ledger.create(folder, f"{data}-{epochs}", before, split_of(data), {})
+            earlier[data, epochs] = ledger, search(ledger, data)[-1]
+        experiment = space(*what.get("changes", ()), trials=options.trials, seed=seed)
+        of_case = figures[case] = {"earlier": earlier[data, epochs][1]}
+        for side, warm in starts(experiment, earlier[data, epochs][0]).items():
+            begun = warm.tried_first(experiment) if warm else experiment
+            name = f"{case}-{side}".replace(" ", "-")
+            ledger = Ledger.create(folder, name, begun, split_of("here"), {}, warm_start=warm)
+            of_case[side] = search(ledger, "here")
+            of_case[f"{side}: told"] = len(warm.prior) if warm else 0
+            ledger.close()
+    for ledger, _ in earlier.values():
         ledger.close()
-    earlier.close()
     return figures
 
 
@@ -230,10 +234,11 @@ def main() -> None:
     temporary = Path(tempfile.mkdtemp(prefix="tunesearch-warm-"))
     try:
         for seed in range(options.seeds):
-            for case in CASES:
-                runs[case].append(measure(case, seed, options, temporary / "runs"))
-                last = {side: round(runs[case][-1][side][-1], 3) for side in SIDES}
+            for case, found in measure(seed, options, temporary / str(seed)).items():
+                runs[case].append(found)
+                last = {side: round(found[side][-1], 3) for side in SIDES}
                 print(f"  seed {seed}, {case}: {last}", file=sys.stderr, flush=True)
+            shutil.rmtree(temporary / str(seed))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     marks = [f"after {mark}" for mark in MARKS if mark <= options.trials]
