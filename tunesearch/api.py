@@ -578,16 +578,28 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
 
 
 def export(
-    name: str, output: str | Path, *, trial: int | None = None, storage: str | Path | None = None
+    name: str,
+    output: str | Path,
+    *,
+    trial: int | None = None,
+    storage: str | Path | None = None,
+    said: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write the complete configuration of a trial (None: the best) as YAML; gives what was written.
+    """Write a trial (None: the best) as a model folder; only its configuration where ``output`` ends in .yaml or .yml.
+
+    Args:
+        said: told what is left out of the folder and why.
+
+    Returns:
+        What was written: bundle.json of the folder, or the configuration.
 
     Raises:
-        InputError: no such search or trial, or none with a score.
+        InputError: no such search or trial, or none with a score; no weights kept; the folder exists.
     """
     ledger = Ledger.open(storage_folder(storage), name)
     try:
-        return write_export(ledger, Path(output), trial=trial)
+        find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+        return write_export(ledger, Path(output), trial=trial, said=said)
     finally:
         ledger.close()
 
