@@ -17,11 +17,26 @@ from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
 from tunesearch.experiment import load_flagged
 from tunesearch.experiment.document import read_overrides
-from tunesearch.production.export import chosen
+from tunesearch.production.confirm import evaluate_test
+from tunesearch.production.ensemble import fit_stack
+from tunesearch.production.evaluate import (
+    Evaluation,
+    frozen_pairs,
+    holds_test_images,
+    pairs_below,
+    pairs_in,
+    write_evaluation,
+)
+from tunesearch.production.evaluate import evaluate as measure
 from tunesearch.production.export import export as write_export
+from tunesearch.production.labeller import Labeller, require_same_classes
+from tunesearch.production.looks import looked_at_test, warning
+from tunesearch.production.model import Model, open_model
 from tunesearch.production.predict import predict as write_masks
+from tunesearch.production.stack import Stack
 from tunesearch.production.train import train as train_configuration
-from tunesearch.search import requests
+from tunesearch.search import confirmation, requests
+from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
@@ -30,6 +45,7 @@ from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
 from tunesearch.segmentation.data.checks import DataReport
+from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
 from tunesearch.tracking import Tracker, default_uri, without_password
@@ -39,7 +55,10 @@ __all__ = [
     "Progress",
     "SearchResult",
     "compare",
+    "confirm",
     "enqueue",
+    "ensemble",
+    "evaluate",
     "export",
     "extend",
     "list_searches",
@@ -109,6 +128,7 @@ class SearchResult:
         sample: whether the data were the built-in sample.
         duplicates: suggestions that equalled an earlier trial and were not trained.
         seconds: of searching, all sessions together.
+        confirmation: what repeating the best trials over seeds has shown; None: nobody has asked for it.
     """
 
     name: str
@@ -120,6 +140,7 @@ class SearchResult:
     sample: bool
     duplicates: int
     seconds: float
+    confirmation: Confirmation | None = None
 
     def class_iou(self) -> dict[str, float | None]:
         """IoU per class at the best trial's best epoch; None for a class absent from truth and prediction."""
@@ -143,6 +164,7 @@ class SearchResult:
             "data": "built-in sample" if self.sample else "user",
             "seconds": round(self.seconds, 3),
             "duplicates": self.duplicates,
+            "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "best": best,
             "trials": [record.as_dict() for record in self.trials],
         }
@@ -335,7 +357,7 @@ def resume(
     settings = Settings(**kept)
     status = str(ledger.attribute("status", "interrupted"))
     try:
-        nothing_new = status == "exhausted" and not ledger.live() and not ledger.wishes()
+        nothing_new = status == "exhausted" and not (ledger.live() or ledger.wishes() or ledger.repeats())
         if nothing_new or not unfinished(ledger):
             progress.note(f"{name} has nothing left to do")
             if status in ("running", "interrupted"):  # its driver died at the very end
@@ -356,6 +378,93 @@ def resume(
         return _search(ledger, settings, progress)
     finally:
         ledger.close()
+
+
+def confirm(
+    name: str,
+    *,
+    top: int = 3,
+    seeds: int = 5,
+    storage: str | Path | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Repeat the best trials of a search over seeds, say which of them wins, and evaluate it once on the test part.
+
+    The repeats are trials of the same ledger: killed or interrupted, the same call goes on. Asking for more trials or
+    seeds later trains only what is missing.
+
+    Args:
+        top: how many of the completed trials, the best ones.
+        seeds: how often each is trained, 2 at least.
+        address, max_concurrent: instead of what the search was started with.
+
+    Returns:
+        The search, whose ``confirmation`` tells what was shown.
+
+    Raises:
+        SearchNameError: there is no such search.
+        LedgerBusy: another process drives it.
+        InputError: no trial was completed; the data set is no longer what it was.
+        Halted, NoUsableTrial: as :func:`run`.
+    """
+    progress = progress or Silence()
+    if top < 1 or seeds < 2:
+        flag, least, value = ("--top", 1, top) if top < 1 else ("--seeds", 2, seeds)
+        raise InputError(Problem(flag, f"must be {least} at least", value=str(value)))
+    ledger = Ledger.open(storage_folder(storage), name, drive=True)
+    try:
+        wanted = confirmation.plan(ledger, top=top, seeds=seeds)
+        if not wanted:
+            hint = f"tunesearch resume {name} goes on with it" if unfinished(ledger) else ""
+            raise InputError(Problem(f"search {name}", "has no completed trial to confirm", hint=hint))
+        changes = {"address": address, "max_concurrent": max_concurrent}
+        kept = {**ledger.attribute("settings", {}), **{k: value for k, value in changes.items() if value is not None}}
+        settings = Settings(**kept)
+        check_surroundings(ledger.experiment, settings)
+        if ledger.experiment.data.layout == "sample":
+            find_pairs(ledger.experiment.data)  # makes it again where the cache was emptied
+        ledger.split.verify()
+        confirmation.request(ledger, wanted)
+        chosen_trials = list(dict.fromkeys(trial for trial, _ in wanted))
+        if len(chosen_trials) < top:
+            progress.note(f"only {len(chosen_trials)} trials were completed, so {top} cannot be confirmed")
+        if unfinished(ledger, confirming=True):
+            told = ", ".join(map(str, chosen_trials))
+            progress.note(f"confirming {name}: trials {told}, each with {seeds} seeds, at all their epochs")
+            result = _search(ledger, settings, progress, confirming=True)
+            if result.status == "interrupted" and not (result.confirmation and result.confirmation.done):
+                return result
+            ledger = Ledger.open(storage_folder(storage), name, drive=True)
+        _test_once(ledger, progress)
+        _close(ledger, settings, _status_kept(ledger))
+        return _result(ledger, _status_kept(ledger))
+    finally:
+        ledger.close()
+
+
+def _test_once(ledger: Ledger, progress: Progress) -> None:
+    """Evaluate what was confirmed on the test part, unless that has been done or cannot be."""
+    confirmed = confirmation.confirmation(ledger)
+    if confirmed is None or not confirmed.done or confirmed.leader is None or confirmed.test is not None:
+        return
+    if not ledger.split.test:
+        progress.note("no test part was set aside when the search began (data.test), so there is no test score")
+        return
+    if ledger.experiment.data.folds is not None:
+        progress.note("trained on folds, so that there is no one network: no test score")
+        return
+    if confirmation.looks(ledger):
+        rule = "a choice that was made by it is no longer independent"
+        progress.note(f"the test part was looked at before; now again, for trial {confirmed.leader}: {rule}")
+    evaluate_test(ledger, confirmed, said=progress.note)
+
+
+def _status_kept(ledger: Ledger) -> str:
+    """The search's status as it stands where nobody drives it."""
+    status = str(ledger.attribute("status", "interrupted"))
+    return "interrupted" if status == "running" else status  # its driver died
 
 
 def _require_no_password(uri: str) -> None:
@@ -384,12 +493,15 @@ def _close(ledger: Ledger, settings: Settings, status: str) -> None:
     tracker.finish(status)
 
 
-def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
+def _search(ledger: Ledger, settings: Settings, progress: Progress, *, confirming: bool = False) -> SearchResult:
+    """Drive a search, or what confirms it, to its end; the ledger is closed then. A confirmation that ends well leaves
+    the search's own status as it was."""
     uri = settings.tracking_uri or default_uri(ledger.folder.parent)
     tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics, said=progress.note)
 
     def started(resources: Resources) -> None:
-        ledger.set_attribute("status", "running")
+        if not confirming:
+            ledger.set_attribute("status", "running")
         tracker.start()
         progress.started(ledger, resources)
 
@@ -399,11 +511,13 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
             progress.changed(number)
 
     def abandon(reason: str) -> None:
-        ledger.note("status", "interrupted")
+        if not confirming:
+            ledger.note("status", "interrupted")
         if tracker.started:
-            tracker.finish("interrupted", patience=5.0)
+            tracker.finish(before if confirming else "interrupted", patience=5.0)
         progress.ended()
-        resume = f"tunesearch resume {ledger.name} --storage {ledger.folder.parent}"
+        verb = "confirm" if confirming else "resume"
+        resume = f"tunesearch {verb} {ledger.name} --storage {ledger.folder.parent}"
         progress.note(f"error: {reason}; everything is saved: {resume}")
 
     ledger.listen(progress.note)
@@ -419,6 +533,7 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
                 abandon=abandon,
                 interruption=interruption,
                 said=progress.note,
+                confirming=confirming,
             )
         except (KeyboardInterrupt, SystemExit):  # outside of Ray's loop; Ray's own handler of SIGTERM exits
             status = "interrupted"
@@ -432,8 +547,9 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
         finally:
             interruption.ending = True
             progress.ended()
-            ledger.note("status", status)
-            if tracker.started and not tracker.finish(status):
+            if not confirming:
+                ledger.note("status", status)
+            if tracker.started and not tracker.finish(before if confirming else status):
                 progress.note(
                     f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
                     f"tunesearch sync {ledger.name} sends the rest"
@@ -463,6 +579,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
         seconds=ledger.seconds(),
+        confirmation=confirmation.confirmation(ledger),
     )
 
 
@@ -480,10 +597,7 @@ def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
 
 
 def _status(ledger: Ledger) -> str:
-    if ledger.driven:
-        return "running"
-    status = str(ledger.attribute("status", "interrupted"))
-    return "interrupted" if status == "running" else status  # its driver died
+    return "running" if ledger.driven else _status_kept(ledger)
 
 
 def list_searches(*, storage: str | Path | None = None) -> list[SearchResult]:
@@ -605,28 +719,185 @@ def export(
 
 
 def predict(
-    name: str,
+    models: str | Path | Sequence[str | Path],
     images: str | Path,
     output: str | Path,
     *,
     trial: int | None = None,
+    stack: str | Path | None = None,
+    scale: float | None = None,
+    flip: bool = False,
+    overlays: bool = False,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write a mask for a picture, or for each in a folder, by the network of a trial (None: the best).
+    """Write a mask for a picture, or for each in a folder and the folders in it.
+
+    Args:
+        models: a model folder or the name of a search; several predict together.
+        trial: of the search; None: the best.
+        stack: what :func:`ensemble` wrote for these models; None: the mean of their probabilities.
+        scale: see pictures in windows of the trained size, resized by this factor before; None: as in validation.
+        flip: average over each picture and its mirror image.
+        overlays: also write each mask laid over its picture.
+        said: told of every mask.
+        progress: told how many of how many pictures are done.
 
     Returns:
         The masks' files: each as large as its picture, in the classes' colours or with their palette.
 
     Raises:
-        InputError: no such search or trial, no weights kept, no pictures or unreadable ones.
+        InputError: no such model, no weights kept, no pictures; nothing is written then.
+        PicturesSkipped: some pictures could not be read; the masks of the others are written.
     """
-    ledger = Ledger.open(storage_folder(storage), name)
-    try:
-        find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
-        return write_masks(ledger, chosen(ledger, trial), Path(images), Path(output), said=said)
-    finally:
-        ledger.close()
+    opened = _models(models, trial, storage)
+    labeller = Labeller(opened, stack=_stack(stack), scale=scale, flip=flip)
+    done = 0
+
+    def told(path: Path, mask: Pixels | None, total: int) -> None:
+        nonlocal done
+        done += 1
+        if mask is not None:
+            said(f"{path}: {mask.shape[1]}x{mask.shape[0]}")
+        if progress is not None:
+            progress(done, total)
+
+    background = opened[0].data.background
+    return write_masks(labeller, Path(images), Path(output), overlays=overlays, background=background, said=told)
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    *,
+    part: str | None = None,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    masks: str | Path | None = None,
+    output: str | Path | None = None,
+    trial: int | None = None,
+    stack: str | Path | None = None,
+    scale: float | None = None,
+    flip: bool = False,
+    storage: str | Path | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a model, or several that predict together, on labelled pictures at the size of each.
+
+    A look at the test part is recorded in the model folder or with the search; a second one is told.
+
+    Args:
+        models, trial, stack, scale, flip: as of :func:`predict`.
+        part: of the first model's frozen split: train, val (where nothing else is given) or test.
+        data: where the data set lies now; without ``part``: another one that lies as the model's own does.
+        images, masks: folders of pictures and of masks with the same names, instead.
+        output: folder for tables and pictures; None: none.
+        said: told what is worth knowing.
+        progress: told how many of how many images are done.
+
+    Raises:
+        InputError: no such model, part or folder; files that changed, cannot be read or do not fit.
+    """
+    opened = _models(models, trial, storage)
+    root = Path(data).expanduser().absolute() if data is not None else None
+    if (images is None) != (masks is None):
+        raise InputError(Problem("--images", "must be given together with --masks"))
+    if images is not None and (part is not None or data is not None):
+        raise InputError(Problem("--images", "cannot be given together with --split or --data"))
+    if images is not None and masks is not None:
+        pairs, read_as = pairs_in(opened[0], Path(images).expanduser(), Path(masks).expanduser())
+        what = str(images)
+    elif root is not None and part is None:
+        pairs, read_as = pairs_below(opened[0], root)
+        what = str(data)
+    else:
+        what = part or "val"
+        pairs, read_as = frozen_pairs(opened[0], what, root)
+    how: dict[str, Any] = {"stack": _stack(stack), "scale": scale, "flip": flip}
+    folder = Path(output) if output is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(Problem("-o", "must be a folder", value=str(folder)))
+    result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
+    for model in opened:
+        if holds_test_images(model, pairs):
+            earlier = looked_at_test(model, by=f"evaluate {' '.join(one.name for one in opened)}")
+            if earlier:
+                said(f"warning: {model.name}: {warning(earlier)}")
+    if result.seen and what != "train":
+        said(f"note: {result.seen} of the {len(pairs)} images were trained on")
+    if stack is not None and what == "val":
+        said("note: the stack was fitted on the validation part, so these scores are optimistic")
+    if folder is not None:
+        write_evaluation(result, folder, models=opened, pairs=pairs, data=read_as, **how)
+    return result
+
+
+def ensemble(
+    models: Sequence[str | Path],
+    output: str | Path,
+    *,
+    data: str | Path | None = None,
+    scale: float | None = None,
+    flip: bool = False,
+    storage: str | Path | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Fit how much each model counts for each class, on the validation part of the first one's frozen split.
+
+    Args:
+        models: model folders or names of searches.
+        output: folder that ``stack`` of :func:`predict` and :func:`evaluate` takes.
+        data: where the data set lies now; None: where it lay then.
+        scale, flip: as they will be used to predict.
+        said, progress: told what is worth knowing, and how many of how many images are done.
+
+    Returns:
+        What was written to ``stack.json``.
+
+    Raises:
+        InputError: no such model, fewer than two, classes that differ; files that changed or cannot be read.
+    """
+    if len(models) < 2:
+        raise InputError(Problem("ensemble", "needs at least two models", value=str(len(models))))
+    opened = _models(models, None, storage)
+    require_same_classes(opened)
+    root = Path(data).expanduser().absolute() if data is not None else None
+    pairs, read_as = frozen_pairs(opened[0], "val", root)
+    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, said=progress or (lambda done, total: None))
+    if seen := stack.content["images_trained_on"]:
+        said(f"note: {seen} of the {len(pairs)} images were trained on, which flatters the models that did")
+    stack.save(Path(output))
+    return stack.content
+
+
+def _models(sources: str | Path | Sequence[str | Path], trial: int | None, storage: str | Path | None) -> list[Model]:
+    """Open one model or several; every problem at once.
+
+    Raises:
+        InputError: what cannot be opened; a trial of several models.
+    """
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if trial is not None and len(given) > 1:
+        raise InputError(Problem("--trial", "can only be given with one model", value=str(trial)))
+    folder = storage_folder(storage)
+    models: list[Model] = []
+    problems: list[Problem] = []
+    for source in given:
+        try:
+            models.append(open_model(source, storage=folder, trial=trial))
+        except InputError as error:
+            if len(given) == 1:
+                raise
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return models
+
+
+def _stack(folder: str | Path | None) -> Stack | None:
+    return None if folder is None else Stack.load(Path(folder).expanduser())
 
 
 def compare(

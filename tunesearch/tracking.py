@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from tunesearch.errors import InputError, Problem
+from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.trainer import EpochMetrics
 
@@ -479,6 +480,34 @@ class _View:
             RunTag("tunesearch.best_parameters", json.dumps(record.parameters)),
         ]
 
+    def _tell_confirmation(self) -> None:
+        """What repeating the best trials has shown, on the parent run: tags to read, metrics to sort by."""
+        from mlflow.entities import Metric, RunTag
+
+        confirmed = confirmation(self.ledger)
+        if confirmed is None or confirmed.leader is None:
+            return
+        leader = confirmed.candidate(confirmed.leader)
+        assert leader.mean is not None
+        assert leader.deviation is not None
+        tags = {
+            "tunesearch.confirmed.trial": leader.trial,
+            "tunesearch.confirmed.winner": "yes" if confirmed.winner is not None else "no difference shown",
+            "tunesearch.confirmed.mean": f"{leader.mean:.6f}",
+            "tunesearch.confirmed.deviation": f"{leader.deviation:.6f}",
+            "tunesearch.confirmed.seeds": len(leader.values),
+            "tunesearch.confirmed.verdict": confirmed.verdict[:4000],
+        }
+        figures = {f"confirmed/{confirmed.objective}": leader.mean}
+        for name, measure in (confirmed.test or {}).items():
+            if isinstance(measure, dict) and "mean" in measure:
+                tags[f"tunesearch.test.{name}"] = f"{measure['mean']:.6f}"
+                figures[f"test/{name}"] = measure["mean"]
+        when = int(1000 * max(_end(self.ledger.trials[number]) for number in leader.trials))
+        metrics = [Metric(name, value, when, 0) for name, value in figures.items()]
+        run_tags = [RunTag(name, str(value)) for name, value in tags.items()]
+        self.client.log_batch(self.parent, metrics, (), run_tags)
+
     def finish(self, status: str) -> None:
         """Close the parent; trials that have not ended are KILLED until the search is resumed."""
         from mlflow.entities import RunTag
@@ -504,6 +533,7 @@ class _View:
                 self.parent, {"trial": best.number, "config": best.config.model_dump(mode="json")}, "best.json"
             )
         self.client.log_batch(self.parent, (), (), tags)
+        self._tell_confirmation()
         for record in self.ledger.live():
             if str(record.number) in self.runs:
                 run = self.runs[str(record.number)]

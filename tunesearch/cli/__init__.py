@@ -8,7 +8,19 @@ from collections.abc import Sequence
 import click
 
 from tunesearch import __version__
-from tunesearch.cli import comparing, data, exporting, fetch, models, running, service, showing, spaces, steering
+from tunesearch.cli import (
+    comparing,
+    data,
+    exporting,
+    fetch,
+    models,
+    predicting,
+    running,
+    service,
+    showing,
+    spaces,
+    steering,
+)
 from tunesearch.errors import InputError, TunesearchError
 
 
@@ -22,6 +34,7 @@ def cli(debug: bool) -> None:
     tunesearch run voc_unet --smoke     the whole path in minutes, on a built-in sample
     tunesearch run voc_unet --data DIR  search on your data
     tunesearch show NAME                what a search found
+    tunesearch confirm NAME             does the best one hold? over seeds, then once on the test part
     tunesearch export NAME -o best.yaml the best configuration, complete
     tunesearch train best.yaml          train it to the end
 
@@ -34,6 +47,7 @@ def cli(debug: bool) -> None:
 for command in (
     running.run,
     running.resume,
+    running.confirm,
     service.submit,
     service.status,
     service.logs,
@@ -47,8 +61,10 @@ for command in (
     showing.sync,
     comparing.compare,
     exporting.export,
-    exporting.predict,
     exporting.train,
+    predicting.evaluate,
+    predicting.predict,
+    predicting.ensemble,
     data.data,
     models.models,
     spaces.spaces,
@@ -87,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of ~somebody
+            click.echo(f"error: a path begins with ~ and a name that no user has: {error}", err=True)
+            sys.exit(2)
         click.echo(f"unexpected {type(error).__name__}: {error}\n--debug shows where; please report it", err=True)
         sys.exit(3)
     sys.exit(code if isinstance(code, int) else 0)

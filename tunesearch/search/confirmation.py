@@ -1,10 +1,10 @@
 """What repeating the best trials over several seeds has shown: a view of the ledger, and its statistics.
 
-The search's own training of a trial is not among its repeats: it was chosen because it was good, so it is biased. A trial's
-interval is Student's t interval of the mean over seeds. Two trials differ where Welch's t interval of the difference of
-their means leaves zero out (Welch 1947). A winner must differ from every other candidate: an intersection-union test,
-whose risk of naming a wrong one is highest with two equal trials, 1 - ``LEVEL``, and needs no correction for the number of
-comparisons. Five seeds are few, so intervals are wide.
+The search's own training of a trial is not among its repeats: it was chosen because it was good, so it is biased. A
+trial's interval is Student's t interval of the mean over seeds. Two trials differ where Welch's t interval of the
+difference of their means leaves zero out (Welch 1947). A winner must differ from every other candidate: an
+intersection-union test, whose risk of naming a wrong one is highest with two equal trials, 1 - ``LEVEL``, and needs no
+correction for the number of comparisons. Five seeds are few, so intervals are wide.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import math
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from scipy import stats
@@ -268,7 +269,9 @@ def looks(ledger: Ledger) -> list[dict[str, Any]]:
     return [look for _, look in sorted(ledger.attributes("test_look:").items())]
 
 
-def record_look(ledger: Ledger, *, by: str, trials: Sequence[int], result: dict[str, Any]) -> None:
+def record_look(
+    ledger: Ledger, *, by: str, trials: Sequence[int], result: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Keep that somebody has looked at the test part, and what was seen.
 
     Args:

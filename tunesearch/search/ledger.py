@@ -608,9 +608,7 @@ class Ledger:
             request=wanted.key,
             confirms=wanted.confirms,
         )
-        record = TrialRecord(
-            frozen.number, dict(frozen.params), config, confirms=wanted.confirms, asked_at=asked_at
-        )
+        record = TrialRecord(frozen.number, dict(frozen.params), config, confirms=wanted.confirms, asked_at=asked_at)
         record._id = self._database.write(self._create, frozen)
         self._remember(record, wanted.key)
         return record
