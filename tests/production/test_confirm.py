@@ -33,7 +33,7 @@ def _searched(space: Path, storage: Path) -> None:
 
 
 def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, tmp_path: Path) -> None:
-    """Killed in the second training: no repeat is lost or trained twice, each is what the trainer alone makes of it. The
+    """Killed in the second training: no repeat is lost or trained twice, each is what the trainer makes of it. The
     test part is looked at once, with every network of the leader."""
     storage, log = tmp_path / "runs", tmp_path / "epochs.log"
     _searched(tiny_space, storage)
