@@ -17,11 +17,13 @@ from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
 from tunesearch.experiment import load_flagged
 from tunesearch.experiment.document import read_overrides
+from tunesearch.production.confirm import evaluate_test
 from tunesearch.production.export import chosen
 from tunesearch.production.export import export as write_export
 from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.train import train as train_configuration
-from tunesearch.search import requests
+from tunesearch.search import confirmation, requests
+from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
@@ -39,6 +41,7 @@ __all__ = [
     "Progress",
     "SearchResult",
     "compare",
+    "confirm",
     "enqueue",
     "export",
     "extend",
@@ -109,6 +112,7 @@ class SearchResult:
         sample: whether the data were the built-in sample.
         duplicates: suggestions that equalled an earlier trial and were not trained.
         seconds: of searching, all sessions together.
+        confirmation: what repeating the best trials over seeds has shown; None: nobody has asked for it.
     """
 
     name: str
@@ -120,6 +124,7 @@ class SearchResult:
     sample: bool
     duplicates: int
     seconds: float
+    confirmation: Confirmation | None = None
 
     def class_iou(self) -> dict[str, float | None]:
         """IoU per class at the best trial's best epoch; None for a class absent from truth and prediction."""
@@ -143,6 +148,7 @@ class SearchResult:
             "data": "built-in sample" if self.sample else "user",
             "seconds": round(self.seconds, 3),
             "duplicates": self.duplicates,
+            "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "best": best,
             "trials": [record.as_dict() for record in self.trials],
         }
@@ -335,7 +341,7 @@ def resume(
     settings = Settings(**kept)
     status = str(ledger.attribute("status", "interrupted"))
     try:
-        nothing_new = status == "exhausted" and not ledger.live() and not ledger.wishes()
+        nothing_new = status == "exhausted" and not (ledger.live() or ledger.wishes() or ledger.repeats())
         if nothing_new or not unfinished(ledger):
             progress.note(f"{name} has nothing left to do")
             if status in ("running", "interrupted"):  # its driver died at the very end
@@ -356,6 +362,98 @@ def resume(
         return _search(ledger, settings, progress)
     finally:
         ledger.close()
+
+
+def confirm(
+    name: str,
+    *,
+    top: int = 3,
+    seeds: int = 5,
+    storage: str | Path | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Repeat the best trials of a search over seeds, say which of them wins, and evaluate it once on the test part.
+
+    The repeats are trials of the same ledger: killed or interrupted, the same call goes on. Asking for more trials or
+    seeds later trains only what is missing.
+
+    Args:
+        top: how many of the completed trials, the best ones.
+        seeds: how often each is trained, 2 at least.
+        address, max_concurrent: instead of what the search was started with.
+
+    Returns:
+        The search, whose ``confirmation`` tells what was shown.
+
+    Raises:
+        SearchNameError: there is no such search.
+        LedgerBusy: another process drives it.
+        InputError: no trial was completed; the data set is no longer what it was.
+        Halted, NoUsableTrial: as :func:`run`.
+    """
+    progress = progress or Silence()
+    if top < 1 or seeds < 2:
+        flag, least, value = ("--top", 1, top) if top < 1 else ("--seeds", 2, seeds)
+        raise InputError(Problem(flag, f"must be {least} at least", value=str(value)))
+    ledger = Ledger.open(storage_folder(storage), name, drive=True)
+    try:
+        wanted = confirmation.plan(ledger, top=top, seeds=seeds)
+        if not wanted:
+            hint = f"tunesearch resume {name} goes on with it" if unfinished(ledger) else ""
+            raise InputError(Problem(f"search {name}", "has no completed trial to confirm", hint=hint))
+        changes = {"address": address, "max_concurrent": max_concurrent}
+        kept = {**ledger.attribute("settings", {}), **{k: value for k, value in changes.items() if value is not None}}
+        settings = Settings(**kept)
+        check_surroundings(ledger.experiment, settings)
+        if ledger.experiment.data.layout == "sample":
+            find_pairs(ledger.experiment.data)  # makes it again where the cache was emptied
+        ledger.split.verify()
+        confirmation.request(ledger, wanted)
+        chosen_trials = list(dict.fromkeys(trial for trial, _ in wanted))
+        if len(chosen_trials) < top:
+            progress.note(f"only {len(chosen_trials)} trials were completed, so {top} cannot be confirmed")
+        if unfinished(ledger, confirming=True):
+            told = ", ".join(map(str, chosen_trials))
+            progress.note(f"confirming {name}: trials {told}, each with {seeds} seeds, at all their epochs")
+            result = _search(ledger, settings, progress, confirming=True)
+            if result.status == "interrupted" and not (result.confirmation and result.confirmation.done):
+                return result
+            ledger = Ledger.open(storage_folder(storage), name, drive=True)
+        _test_once(ledger, progress)
+        _close(ledger, settings, _status_kept(ledger))
+        return _result(ledger, _status_kept(ledger))
+    finally:
+        ledger.close()
+
+
+def _test_once(ledger: Ledger, progress: Progress) -> None:
+    """Evaluate what was confirmed on the test part, unless that has been done or cannot be."""
+    confirmed = confirmation.confirmation(ledger)
+    if confirmed is None or not confirmed.done or confirmed.leader is None or confirmed.test is not None:
+        return
+    if not ledger.split.test:
+        progress.note("no test part was set aside when the search began (data.test), so there is no test score")
+        return
+    if ledger.experiment.data.folds is not None:
+        progress.note("trained on folds, so that there is no one network: no test score")
+        return
+    before = confirmation.looks(ledger)
+    if before:
+        told = ", ".join(f"{look['by']} of trials {look['trials']}" for look in before)
+        progress.note(
+            f"the test part was looked at before ({told}); it is looked at again for trial {confirmed.leader}, "
+            "and a choice that was made by it is no longer independent"
+        )
+    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    evaluate_test(ledger, confirmed, said=progress.note)
+
+
+def _status_kept(ledger: Ledger) -> str:
+    """The search's status as it stands where nobody drives it."""
+    status = str(ledger.attribute("status", "interrupted"))
+    return "interrupted" if status == "running" else status  # its driver died
 
 
 def _require_no_password(uri: str) -> None:
@@ -384,12 +482,15 @@ def _close(ledger: Ledger, settings: Settings, status: str) -> None:
     tracker.finish(status)
 
 
-def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchResult:
+def _search(ledger: Ledger, settings: Settings, progress: Progress, *, confirming: bool = False) -> SearchResult:
+    """Drive a search, or what confirms it, to its end; the ledger is closed then. A confirmation that ends well leaves
+    the search's own status as it was."""
     uri = settings.tracking_uri or default_uri(ledger.folder.parent)
     tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics, said=progress.note)
 
     def started(resources: Resources) -> None:
-        ledger.set_attribute("status", "running")
+        if not confirming:
+            ledger.set_attribute("status", "running")
         tracker.start()
         progress.started(ledger, resources)
 
@@ -399,11 +500,13 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
             progress.changed(number)
 
     def abandon(reason: str) -> None:
-        ledger.note("status", "interrupted")
+        if not confirming:
+            ledger.note("status", "interrupted")
         if tracker.started:
-            tracker.finish("interrupted", patience=5.0)
+            tracker.finish(before if confirming else "interrupted", patience=5.0)
         progress.ended()
-        resume = f"tunesearch resume {ledger.name} --storage {ledger.folder.parent}"
+        verb = "confirm" if confirming else "resume"
+        resume = f"tunesearch {verb} {ledger.name} --storage {ledger.folder.parent}"
         progress.note(f"error: {reason}; everything is saved: {resume}")
 
     ledger.listen(progress.note)
@@ -419,6 +522,7 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
                 abandon=abandon,
                 interruption=interruption,
                 said=progress.note,
+                confirming=confirming,
             )
         except (KeyboardInterrupt, SystemExit):  # outside of Ray's loop; Ray's own handler of SIGTERM exits
             status = "interrupted"
@@ -432,8 +536,9 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress) -> SearchRes
         finally:
             interruption.ending = True
             progress.ended()
-            ledger.note("status", status)
-            if tracker.started and not tracker.finish(status):
+            if not confirming:
+                ledger.note("status", status)
+            if tracker.started and not tracker.finish(before if confirming else status):
                 progress.note(
                     f"MLflow at {without_password(uri)} does not have everything ({tracker.trouble}); "
                     f"tunesearch sync {ledger.name} sends the rest"
@@ -463,6 +568,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
         seconds=ledger.seconds(),
+        confirmation=confirmation.confirmation(ledger),
     )
 
 
@@ -480,10 +586,7 @@ def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
 
 
 def _status(ledger: Ledger) -> str:
-    if ledger.driven:
-        return "running"
-    status = str(ledger.attribute("status", "interrupted"))
-    return "interrupted" if status == "running" else status  # its driver died
+    return "running" if ledger.driven else _status_kept(ledger)
 
 
 def list_searches(*, storage: str | Path | None = None) -> list[SearchResult]:

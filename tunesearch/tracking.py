@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from tunesearch.errors import InputError, Problem
+from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.trainer import EpochMetrics
 
@@ -93,7 +94,7 @@ class Tracker:
 
     def start(self) -> None:
         """Begin; every trial that the ledger holds already is told first."""
-        self._changed.update(record.number for record in self.ledger.counted())
+        self._changed.update(record.number for record in self.ledger.trained())
         self._thread.start()
 
     def changed(self, number: int) -> None:
@@ -318,7 +319,7 @@ class _View:
 
     def unknown(self) -> list[int]:
         """Trials that this MLflow does not have, or has under another parent."""
-        return [r.number for r in self.ledger.counted() if self._new_parent or str(r.number) not in self.runs]
+        return [r.number for r in self.ledger.trained() if self._new_parent or str(r.number) not in self.runs]
 
     def _experiment(self, uri: str) -> str:
         name = self.ledger.experiment.name
@@ -405,7 +406,10 @@ class _View:
         if outcome == "duplicate":
             return
         tags = {"mlflow.parentRunId": self.parent, "tunesearch.seed": str(record.config.seed)}
-        run = self._run(key, f"trial {record.number}", record.asked_at, tags)
+        title = f"trial {record.number}"
+        if record.confirms is not None:
+            title, tags["tunesearch.confirms"] = f"confirms trial {record.confirms}", str(record.confirms)
+        run = self._run(key, title, record.asked_at, tags)
         params = []
         if new or record.number not in self.told:
             self.told.setdefault(record.number, 0)
@@ -476,6 +480,34 @@ class _View:
             RunTag("tunesearch.best_parameters", json.dumps(record.parameters)),
         ]
 
+    def _tell_confirmation(self) -> None:
+        """What repeating the best trials has shown, on the parent run: tags to read, metrics to sort by."""
+        from mlflow.entities import Metric, RunTag
+
+        confirmed = confirmation(self.ledger)
+        if confirmed is None or confirmed.leader is None:
+            return
+        leader = confirmed.candidate(confirmed.leader)
+        assert leader.mean is not None
+        assert leader.deviation is not None
+        tags = {
+            "tunesearch.confirmed.trial": leader.trial,
+            "tunesearch.confirmed.winner": "yes" if confirmed.winner is not None else "no difference shown",
+            "tunesearch.confirmed.mean": f"{leader.mean:.6f}",
+            "tunesearch.confirmed.deviation": f"{leader.deviation:.6f}",
+            "tunesearch.confirmed.seeds": len(leader.values),
+            "tunesearch.confirmed.verdict": confirmed.verdict[:4000],
+        }
+        figures = {f"confirmed/{confirmed.objective}": leader.mean}
+        for name, measure in (confirmed.test or {}).items():
+            if isinstance(measure, dict) and "mean" in measure:
+                tags[f"tunesearch.test.{name}"] = f"{measure['mean']:.6f}"
+                figures[f"test/{name}"] = measure["mean"]
+        when = int(1000 * max(_end(self.ledger.trials[number]) for number in leader.trials))
+        metrics = [Metric(name, value, when, 0) for name, value in figures.items()]
+        run_tags = [RunTag(name, str(value)) for name, value in tags.items()]
+        self.client.log_batch(self.parent, metrics, (), run_tags)
+
     def finish(self, status: str) -> None:
         """Close the parent; trials that have not ended are KILLED until the search is resumed."""
         from mlflow.entities import RunTag
@@ -501,12 +533,13 @@ class _View:
                 self.parent, {"trial": best.number, "config": best.config.model_dump(mode="json")}, "best.json"
             )
         self.client.log_batch(self.parent, (), (), tags)
+        self._tell_confirmation()
         for record in self.ledger.live():
             if str(record.number) in self.runs:
                 run = self.runs[str(record.number)]
                 self.client.set_terminated(run, status="KILLED", end_time=int(_end(record) * 1000))
         ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
-        end_time = max([self.created_at, *(_end(record) for record in self.ledger.counted())])
+        end_time = max([self.created_at, *(_end(record) for record in self.ledger.trained())])
         self.client.set_terminated(self.parent, status=ended, end_time=int(1000 * end_time))
 
 
@@ -576,7 +609,7 @@ def sync(ledger: Ledger, uri: str, *, status: str) -> None:
     refused: Exception | None = None
     try:
         view = _View(ledger, uri)
-        for record in ledger.counted():
+        for record in ledger.trained():
             try:
                 view.tell(record)
             except Exception as error:

@@ -22,6 +22,7 @@ def cli(debug: bool) -> None:
     tunesearch run voc_unet --smoke     the whole path in minutes, on a built-in sample
     tunesearch run voc_unet --data DIR  search on your data
     tunesearch show NAME                what a search found
+    tunesearch confirm NAME             does the best one hold? over seeds, then once on the test part
     tunesearch export NAME -o best.yaml the best configuration, complete
     tunesearch train best.yaml          train it to the end
 
@@ -34,6 +35,7 @@ def cli(debug: bool) -> None:
 for command in (
     running.run,
     running.resume,
+    running.confirm,
     service.submit,
     service.status,
     service.logs,

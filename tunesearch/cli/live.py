@@ -38,12 +38,27 @@ def duration(seconds: float) -> str:
 
 
 class Plain:
-    """One line for whatever happens; for logs and pipes."""
+    """One line for whatever happens; for logs and pipes.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        confirming: whether what is watched are repeats of the best trials, and not the search.
+    """
+
+    def __init__(self, console: Console, *, confirming: bool = False) -> None:
         self.console = console
+        self.confirming = confirming
         self.ledger: Ledger | None = None
         self.begun = time.monotonic()
+
+    def records(self) -> list[TrialRecord]:
+        """The trials that are watched, by number."""
+        assert self.ledger is not None
+        return self.ledger.confirmations() if self.confirming else self.ledger.counted()
+
+    def total(self) -> int:
+        """How many they are to be."""
+        assert self.ledger is not None
+        return len(self.records()) + len(self.ledger.repeats()) if self.confirming else self.ledger.target
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -60,9 +75,9 @@ class Plain:
         self.ledger = ledger
         self.begun = time.monotonic()
         gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
+        what = "repeats" if self.confirming else f"trials, sampler {ledger.experiment.search.sampler}"
         self.note(
-            f"search {ledger.name}: {ledger.target} trials, "
-            f"sampler {ledger.experiment.search.sampler}, "
+            f"search {ledger.name}: {self.total()} {what}, "
             f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
         )
 
@@ -71,14 +86,17 @@ class Plain:
         record = self.ledger.trials[number]
         if record.outcome is None or record.outcome == "duplicate":
             return
-        ended = sum(1 for other in self.ledger.counted() if other.outcome)
+        ended = sum(1 for other in self.records() if other.outcome)
         best = self.ledger.best()
         score = "no score" if record.best is None else f"{self.ledger.experiment.objective.metric} {record.best:.4f}"
         at_best = f"; best {best.best:.4f} (trial {best.number})" if best and best.best is not None else ""
+        name = f"trial {number}"
+        if record.confirms is not None:
+            name = f"trial {record.confirms} with seed {record.config.seed}"
         why = f" ({record.message[:160]})" if record.message else ""
         self.note(
-            f"[{ended}/{self.ledger.target} {duration(time.monotonic() - self.begun)}] "
-            f"trial {number} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
+            f"[{ended}/{self.total()} {duration(time.monotonic() - self.begun)}] "
+            f"{name} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
         )
 
     def ended(self) -> None:
@@ -88,8 +106,8 @@ class Plain:
 class Picture(Plain):
     """A live picture: progress, the running trials with their curves, the best so far and when it will end."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, *, confirming: bool = False) -> None:
+        super().__init__(console, confirming=confirming)
         self.live: Live | None = None
         self.recent: deque[str] = deque(maxlen=6)
 
@@ -107,9 +125,9 @@ class Picture(Plain):
         """The picture as it is now; called by rich's own thread."""
         assert self.ledger is not None
         ledger, metric = self.ledger, self.ledger.experiment.objective.metric
-        records = ledger.counted()
+        records = self.records()
         ended = [record for record in records if record.outcome]
-        total = ledger.target
+        total = self.total()
         elapsed = time.monotonic() - self.begun
         eta = f", about {duration(elapsed / len(ended) * (total - len(ended)))} to go" if ended else ""
         filled = round(30 * len(ended) / max(total, 1))
@@ -118,6 +136,8 @@ class Picture(Plain):
         head.append(f"  {len(ended)}/{total} trials, {duration(elapsed)}{eta}")
         if ledger.experiment.data.layout == "sample":
             head.append("  [built-in SAMPLE data]", style="yellow")
+        if self.confirming:
+            head.append("  confirming")
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("trial", "epoch", metric, "curve", "configuration"):
             table.add_column(column, no_wrap=True)
@@ -149,7 +169,7 @@ def _short(record: TrialRecord) -> str:
     return " ".join(f"{value:.1e}" if isinstance(value, float) else str(value) for value in values)
 
 
-def view(*, to_stderr: bool = False) -> Plain:
+def view(*, to_stderr: bool = False, confirming: bool = False) -> Plain:
     """A picture where the output is a terminal, lines elsewhere; on stderr where stdout belongs to a machine."""
     console = Console(stderr=to_stderr)
-    return Picture(console) if console.is_terminal else Plain(console)
+    return (Picture if console.is_terminal else Plain)(console, confirming=confirming)

@@ -1,4 +1,4 @@
-"""``tunesearch run`` and ``tunesearch resume``."""
+"""``tunesearch run``, ``resume`` and ``confirm``."""
 
 from __future__ import annotations
 
@@ -83,11 +83,38 @@ def resume(name: str, as_json: bool, **given: Any) -> int:
     return _watch(lambda progress: api.resume(name, progress=progress, **given), given["storage"], as_json=as_json)
 
 
-def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
+@click.command()
+@click.argument("name")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=3, help="How many of the completed trials, the best ones [3]."
+)
+@click.option("--seeds", type=click.IntRange(min=2), default=5, help="How often each is trained [5].")
+@options.address
+@options.max_concurrent
+@options.storage
+@options.as_json
+def confirm(name: str, as_json: bool, **given: Any) -> int:
+    """Repeat the best trials of NAME over seeds, name a winner where it holds, and test it once.
+
+    \b
+    Every repeat trains all its epochs. The winner is evaluated on the test part that was set aside when the search
+    began. Killed or interrupted, the same command goes on; with more seeds it trains what is missing.
+    """
+    from tunesearch import api
+
+    return _watch(
+        lambda progress: api.confirm(name, progress=progress, **given),
+        given["storage"],
+        as_json=as_json,
+        verb="confirm",
+    )
+
+
+def _watch(search: Any, storage: Path | None, *, as_json: bool, verb: str = "resume") -> int:
     from tunesearch.cli.live import view
     from tunesearch.cli.showing import print_result
 
-    progress = view(to_stderr=as_json)
+    progress = view(to_stderr=as_json, confirming=verb == "confirm")
     ended: NoUsableTrial | Halted | None = None
     # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C, also where no search runs yet or any more.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -107,7 +134,7 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool) -> int:
         click.echo(json.dumps(result.as_dict(), indent=1))
     else:
         print_result(result, storage)
-    saved = f"tunesearch resume {result.name}{f' --storage {storage}' if storage else ''}"
+    saved = f"tunesearch {verb} {result.name}{f' --storage {storage}' if storage else ''}"
     if ended is not None:
         if result.status == "interrupted":
             click.echo(f"everything is saved; once that is mended: {saved}", err=True)

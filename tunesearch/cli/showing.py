@@ -11,7 +11,12 @@ from tunesearch.cli import options
 from tunesearch.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tunesearch.api import SearchResult
+    from tunesearch.search.confirmation import Confirmation
+
+TEST_MEASURES = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 
 
 @click.command("list")
@@ -170,9 +175,59 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
     console.print(Text(f"IoU per class: {told}"))
     folds = max((len(saved.metrics.folds) for saved in best.epochs.values()), default=0)
     what = f"the mean of {folds} folds, one training each" if folds else "one training"
-    console.print(Text(f"      ({what}, not yet repeated over seeds: the top of many trials is partly luck)"))
     where = f" --storage {storage}" if storage else ""
-    console.print(Text(f"next: tunesearch export {result.name} -o best.yaml{where}; tunesearch ui{where}"))
+    if result.confirmation is None:
+        console.print(Text(f"UNCONFIRMED: {what}, not repeated over seeds: the top of many trials is partly luck"))
+        steps = [f"confirm {result.name}{where}", f"export {result.name} -o best.yaml{where}", f"ui{where}"]
+    else:
+        _print_confirmation(console, result.confirmation)
+        steps = [f"export {result.name} -o best.yaml{where}", f"ui{where}"]
+        if not result.confirmation.done:
+            steps.insert(0, f"confirm {result.name}{where}")
+    console.print(Text("next: " + "; ".join(f"tunesearch {step}" for step in steps)))
+
+
+def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
+    """The table of the repeated trials, the verdict, and the score on the test part."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"confirmed over seeds: {confirmed.objective}"), title_justify="left")
+    for column in (
+        "trial",
+        "in the search",
+        "mean",
+        "deviation",
+        "95 % interval",
+        "per seed",
+        "behind",
+        "configuration",
+    ):
+        table.add_column(column, overflow="fold")
+    behind = {one.trial: f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in confirmed.differences}
+    for one in confirmed.candidates:
+        told = [f"{value:.4f}" for value in one.values] + list(one.failures) + ["waiting"] * one.waiting
+        table.add_row(
+            str(one.trial),
+            f"{one.searched:.4f}",
+            "-" if one.mean is None else f"{one.mean:.4f}",
+            "-" if one.deviation is None else f"{one.deviation:.4f}",
+            "-" if one.low is None or one.high is None else f"{one.low:.4f} to {one.high:.4f}",
+            " ".join(told),
+            behind.get(one.trial, ""),
+            Text(_settings(one.parameters)),
+            style="bold green" if one.trial == confirmed.leader else "",
+        )
+    console.print(table)
+    console.print(Text(confirmed.verdict))
+    if confirmed.test is not None:
+        test = confirmed.test
+        spread = [f"{name} {test[name]['mean']:.4f} ± {test[name]['deviation']:.4f}" for name in TEST_MEASURES]
+        console.print(
+            Text(f"test part, {test['images']} images, looked at once, at original size: {', '.join(spread)}")
+        )
+        per_class = [f"{name} {'absent' if iou is None else f'{iou:.3f}'}" for name, iou in test["iou"].items()]
+        console.print(Text(f"test IoU per class: {', '.join(per_class)}"))
 
 
 def _settings(parameters: dict[str, object]) -> str:

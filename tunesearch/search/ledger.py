@@ -10,9 +10,12 @@ A search is a folder ``STORAGE/NAME``:
 
 Per trial the study's user attributes hold ``config`` (written with the trial and its parameters in one transaction),
 ``epoch:0001`` ... (metrics, running best and the decision, in one commit), ``asked_at``, ``ended``, ``outcome``,
-``message`` and ``attempts``; ``wish``, ``request`` and ``retry_of`` where a person asked for it. Such requests are the
-study's own attributes ``request:...``: any process may write one, and the driver finds it within seconds. One to try a
-point is done once a trial names it, so none is lost and none is tried twice.
+``message`` and ``attempts``; ``wish``, ``request``, ``retry_of`` and ``confirms`` where a person asked for it. Such
+requests are the study's own attributes ``request:...``: any process may write one, and the driver finds it within
+seconds. One to try a point is done once a trial names it, so none is lost and none is tried twice.
+
+A trial that confirms another repeats its configuration with another seed. It is no part of the search: the sampler is
+not told its score, early stopping does not see it, and it counts neither as a trial nor as a candidate for the best.
 """
 
 from __future__ import annotations
@@ -97,6 +100,7 @@ class TrialRecord:
         best: best value of the objective so far; None before the first epoch.
         closed: whether its state in the study is final.
         retry_of: the trial that this one trains again; None: it is no retry.
+        confirms: the trial whose configuration this one repeats with another seed; None: it is a trial of the search.
         asked_at: Unix time at which it was drawn.
         ended_at: Unix time at which it was closed; None while it is live, and for duplicates.
         place: it was the ``place``-th to end, from 1, whatever the clocks say; None as ``ended_at``.
@@ -112,6 +116,7 @@ class TrialRecord:
     best: float | None = None
     closed: bool = False
     retry_of: int | None = None
+    confirms: int | None = None
     asked_at: float = 0.0
     ended_at: float | None = None
     place: int | None = None
@@ -140,6 +145,7 @@ class TrialRecord:
             "seed": self.config.seed,
             "message": self.message,
             **({} if self.retry_of is None else {"retry_of": self.retry_of}),
+            **({} if self.confirms is None else {"confirms": self.confirms}),
         }
 
 
@@ -156,6 +162,21 @@ class Wish:
     key: str
     parameters: dict[str, Any]
     retry_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A trial's configuration that is to be trained once more with another seed.
+
+    Attributes:
+        key: of the request.
+        confirms: the trial's number.
+        seed: of the training.
+    """
+
+    key: str
+    confirms: int
+    seed: int
 
 
 def versions() -> dict[str, str]:
@@ -219,7 +240,7 @@ class Ledger:
         self.trials: dict[int, TrialRecord] = {}
         self._keys: dict[str, int] = {}
         self._requests: dict[str, dict[str, Any]] = {}
-        self._seconds = 0.0
+        self._seconds: dict[str, float] = {}
         self._granted: dict[str, int] = {}
         """The trial of each request to try a point that has one."""
         try:
@@ -363,6 +384,7 @@ class Ledger:
             _lost_at=attributes.get("lost_at", -1),
             closed=frozen.state.is_finished(),
             retry_of=attributes.get("retry_of"),
+            confirms=attributes.get("confirms"),
             asked_at=attributes.get("asked_at", 0.0),
             ended_at=ended.get("at"),
             place=ended.get("place"),
@@ -379,16 +401,24 @@ class Ledger:
         self.trials[record.number] = record
         if wish is not None:
             self._granted[wish] = record.number
-        if record.outcome != "duplicate":
+        if record.outcome != "duplicate" and record.confirms is None:
             self._keys.setdefault(self._key(record.config), record.number)
 
-    def counted(self) -> list[TrialRecord]:
-        """The trials that count: all but duplicates, by number."""
+    def trained(self) -> list[TrialRecord]:
+        """All trials but duplicates, by number: those of the search, and those that confirm them."""
         return [self.trials[number] for number in sorted(self.trials) if self.trials[number].outcome != "duplicate"]
 
+    def counted(self) -> list[TrialRecord]:
+        """The trials of the search: all but duplicates and those that confirm others, by number."""
+        return [record for record in self.trained() if record.confirms is None]
+
+    def confirmations(self) -> list[TrialRecord]:
+        """The trials that confirm others, by number."""
+        return [record for record in self.trained() if record.confirms is not None]
+
     def live(self) -> list[TrialRecord]:
-        """The trials that have not ended."""
-        return [record for record in self.counted() if record.outcome is None]
+        """The trials that have not ended, those that confirm others too."""
+        return [record for record in self.trained() if record.outcome is None]
 
     def best(self) -> TrialRecord | None:
         """The completed trial with the best value; where none was completed, the best of those stopped on the way."""
@@ -410,11 +440,12 @@ class Ledger:
         """Something kept about the whole search, such as ``settings`` or ``versions``."""
         return self._study.user_attrs.get(name, default)
 
-    def seconds(self) -> float:
-        """Of searching, all sessions together; what was known last where the database is away."""
+    def seconds(self, name: str = "seconds") -> float:
+        """Of searching (``confirm_seconds``: of confirming), all sessions together; what was known last where the
+        database is away."""
         with contextlib.suppress(*TROUBLE):
-            self._seconds = float(self.attribute("seconds", 0.0))
-        return self._seconds
+            self._seconds[name] = float(self.attribute(name, 0.0))
+        return self._seconds.get(name, 0.0)
 
     def attributes(self, prefix: str) -> dict[str, Any]:
         """Everything kept under names that begin with ``prefix``, by the rest of the name."""
@@ -436,8 +467,8 @@ class Ledger:
         """Leave a request for whoever drives the search, now or after the next ``resume``.
 
         Args:
-            kind: ``extend`` (``more``: trials), ``try`` (``parameters``, ``retry_of``) or ``stop`` (``trial``; None:
-                the whole search, if it is driven now).
+            kind: ``extend`` (``more``: trials), ``try`` (``parameters``, ``retry_of``), ``confirm`` (``trial``,
+                ``seed``) or ``stop`` (``trial``; None: the whole search, if it is driven now).
         """
         # The clock only orders what one person asks for in a row.
         self.set_attribute(f"request:{time.time_ns():020d}:{uuid.uuid4().hex[:8]}", {"kind": kind, **content})
@@ -469,6 +500,14 @@ class Ledger:
             if key not in self._granted
         ]
 
+    def repeats(self) -> list[Repeat]:
+        """Configurations that are to be trained with another seed and have no trial yet, oldest request first."""
+        return [
+            Repeat(key, content["trial"], content["seed"])
+            for key, content in self._of_kind("confirm").items()
+            if key not in self._granted
+        ]
+
     @property
     def proposals(self) -> int:
         """How many trials the sampler is to propose: as begun with, and what the search was extended by."""
@@ -477,7 +516,8 @@ class Ledger:
     @property
     def target(self) -> int:
         """How many trials the search is to have: those that are proposed, and every wish on top."""
-        granted = sum(1 for number in self._granted.values() if self.trials[number].outcome != "duplicate")
+        wished = (self.trials[number] for number in self._granted.values())
+        granted = sum(1 for record in wished if record.outcome != "duplicate" and record.confirms is None)
         return self.proposals + granted + len(self.wishes())
 
     # ---------------------------------------------------------------------------------------------------------- driving
@@ -492,8 +532,8 @@ class Ledger:
                     self._write(self._storage.set_trial_intermediate_value, record, epoch, saved.best)
         for frozen in running:
             record = self.trials[frozen.number]
-            retried = record.retry_of is not None
-            twin = record.number if retried else self._keys.get(self._key(record.config), record.number)
+            alone = record.retry_of is not None or record.confirms is not None
+            twin = record.number if alone else self._keys.get(self._key(record.config), record.number)
             last = max(record.epochs, default=0)
             if record.outcome is not None:
                 self.end(record.number, record.outcome, record.message)
@@ -551,6 +591,28 @@ class Ledger:
             duplicates += 1
             self.end(number, "duplicate", f"equals trial {twin} in effect")
 
+    def repeat(self) -> TrialRecord | None:
+        """The next trial that confirms another, committed with its configuration; None when all have begun."""
+        wanted = next(iter(self.repeats()), None)
+        if wanted is None:
+            return None
+        first = self.trials[wanted.confirms]
+        frozen = self._mirrored().draw(first.parameters)
+        assert frozen is not None  # only a grid has an end, and a point of one's own is none of it
+        config = first.config.model_copy(update={"seed": wanted.seed})
+        asked_at = time.time()
+        frozen.user_attrs.update(
+            config=config.model_dump(mode="json"),
+            asked_at=asked_at,
+            wish=wanted.key,
+            request=wanted.key,
+            confirms=wanted.confirms,
+        )
+        record = TrialRecord(frozen.number, dict(frozen.params), config, confirms=wanted.confirms, asked_at=asked_at)
+        record._id = self._database.write(self._create, frozen)
+        self._remember(record, wanted.key)
+        return record
+
     def _create(self, frozen: FrozenTrial) -> int:
         """Write a whole new trial, once however often it is called; gives its id."""
         trials = self._study.get_trials(deepcopy=False)
@@ -607,7 +669,8 @@ class Ledger:
             self._write(self._storage.set_trial_user_attr, record, "ended", ended)
             record.place, record.ended_at = place, ended_at
         self._write(self._storage.set_trial_user_attr, record, "outcome", outcome)
-        state = _TOLD[outcome]
+        # The sampler would take repeats of what is good already for a reason to look nowhere else.
+        state = _TOLD[outcome] if record.confirms is None else TrialState.FAIL
         violated = outcome if outcome in ("out_of_memory", "infeasible") else None
         value = record.best if state is not TrialState.FAIL else None
         for name, content in self._mirrored().end(number, state, value, violated).items():

@@ -81,6 +81,9 @@ def retry(ledger: Ledger, *, failed: bool, trials: Sequence[int]) -> list[int]:
         if record is None:
             last = max(ledger.trials, default=-1)
             problems.append(Problem("--trial", f"must be a trial, 0 to {last}", value=str(number)))
+        elif record.confirms is not None:
+            hint = f"tunesearch confirm {ledger.name} trains what is missing"
+            problems.append(Problem("--trial", f"{number} confirms trial {record.confirms}", hint=hint))
         elif record.outcome is None:
             problems.append(Problem("--trial", "must have ended", value=f"{number}, which goes on"))
         elif record.outcome in _NOT_AGAIN:

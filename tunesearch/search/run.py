@@ -52,6 +52,7 @@ def drive(
     abandon: Callable[[str], None] = lambda reason: None,
     interruption: Interruption | None = None,
     said: Callable[[str], None] = lambda text: None,
+    confirming: bool = False,
 ) -> str:
     """Run a search until it ends, from wherever the ledger stands.
 
@@ -64,6 +65,7 @@ def drive(
             process ends with exit code 4 then; Ray itself would end it a minute later.
         interruption: hears signals; None: nobody does.
         said: told what is worth knowing, from Ray's loop: it must return at once.
+        confirming: train only what confirms the search's trials, and let the search itself rest.
 
     Returns:
         ``completed``, ``exhausted`` (the space has no further configuration), ``time_budget`` or ``interrupted``.
@@ -82,9 +84,11 @@ def drive(
     from tunesearch.search.trial import SegmentationTrial
 
     interruption = interruption or Interruption()
-    spent = ledger.seconds()
+    clock = "confirm_seconds" if confirming else "seconds"
+    spent = ledger.seconds(clock)
     begun = time.monotonic()
-    deadline = None if settings.time_budget is None else begun + settings.time_budget - spent
+    timed = settings.time_budget is not None and not confirming
+    deadline = begun + (settings.time_budget or 0.0) - spent if timed else None
     if decode:
         _warm_cache(ledger)
     _sweep(ledger)
@@ -129,7 +133,7 @@ def drive(
             nonlocal noted
             if time.monotonic() - noted > 10:  # so that a killed session's time counts, too
                 noted = time.monotonic()
-                ledger.note("seconds", spent + noted - begun)
+                ledger.note(clock, spent + noted - begun)
 
         conductor = Conductor(
             ledger,
@@ -142,6 +146,7 @@ def drive(
             said=said,
             looked=looked,
             nodes=lambda: fleet.with_room(resources.cpus),
+            confirming=confirming,
         )
         guard.lost = conductor.halt
         scratch = _scratch(ledger)
@@ -181,28 +186,31 @@ def drive(
                     raise
             finally:
                 interruption.ending = True
-                ledger.note("seconds", spent + time.monotonic() - begun)
+                ledger.note(clock, spent + time.monotonic() - begun)
                 shutil.rmtree(scratch, ignore_errors=True)
     if not conductor.halted:
         with contextlib.suppress(*TROUBLE):
             ledger.poll()  # a request that came at the very end
-    if conductor.halted and unfinished(ledger):
+    more = unfinished(ledger, confirming=confirming)
+    if conductor.halted and more:
         raise Halted(conductor.halted)
-    if conductor.alike and unfinished(ledger):
+    if conductor.alike and more:
         raise NoUsableTrial(f"the first {ALIKE} trials all failed alike, so the search stopped: {conductor.alike}")
     if conductor.interrupted:
-        return "interrupted" if unfinished(ledger) else "completed"
-    if conductor.out_of_time and unfinished(ledger):
+        return "interrupted" if more else "completed"
+    if conductor.out_of_time and more:
         conductor.cancel_live("the time budget was spent")
         return "time_budget"
     if conductor.exhausted and not ledger.live():
         return "exhausted"
-    return "interrupted" if unfinished(ledger) else "completed"
+    return "interrupted" if more else "completed"
 
 
-def unfinished(ledger: Ledger) -> bool:
-    """Whether trials are live or still to be asked."""
-    return bool(ledger.live()) or len(ledger.counted()) < ledger.target
+def unfinished(ledger: Ledger, *, confirming: bool = False) -> bool:
+    """Whether trials (``confirming``: those that confirm others) are live or still to be asked."""
+    if ledger.repeats() or any(record.confirms is not None or not confirming for record in ledger.live()):
+        return True
+    return not confirming and len(ledger.counted()) < ledger.target
 
 
 def _scratch(ledger: Ledger) -> Path:

@@ -51,6 +51,7 @@ class Conductor:
         said: told what is worth knowing; must return at once.
         looked: called every few seconds; must return at once.
         nodes: gives Ray's ids of the living nodes that a trial fits on; empty: they are not known.
+        confirming: hand out only trials that confirm others; those of the search wait for a resume.
 
     Attributes:
         interrupted: set by a signal or a request; the search stops at once, its live trials stay live for a resume.
@@ -73,6 +74,7 @@ class Conductor:
         said: Callable[[str], None] = lambda text: None,
         looked: Callable[[], None] = lambda: None,
         nodes: Callable[[], set[str]] = set,
+        confirming: bool = False,
     ) -> None:
         self.ledger = ledger
         self.assign = assign
@@ -84,12 +86,15 @@ class Conductor:
         self.said = said
         self.looked = looked
         self.nodes = nodes
+        self.confirming = confirming
         self.interrupted = False
         self.halted = ""
         self.alike = ""
         self.exhausted = False
         self.unfit: list[str] = []
-        self.waiting: deque[int] = deque(record.number for record in ledger.recover())
+        self.waiting: deque[int] = deque(
+            record.number for record in ledger.recover() if record.confirms is not None or not confirming
+        )
         self.running: dict[str, int] = {}
         self.stopper = build_stopper(ledger.experiment)
         self._begun: list[int] = []
@@ -97,12 +102,12 @@ class Conductor:
         self._next_look = 0.0
         self._looked_at = time.monotonic()
         self._beats: dict[int, tuple[Beat | None, float]] = {}
-        for record in ledger.counted():
+        for record in ledger.trained():
             if record.outcome is not None:
                 self._tidy(record.number)
             else:
                 self._sweep(record.number)
-            for epoch, saved in sorted(record.epochs.items()):
+            for epoch, saved in sorted(record.epochs.items()) if record.confirms is None else ():
                 self.stopper.record(record.number, epoch, ledger.larger_is_better(saved.best))
         for number in self._beyond_kept():
             self._drop(number, "best.safetensors")
@@ -192,13 +197,16 @@ class Conductor:
         return self.assign(record)
 
     def _next(self) -> TrialRecord | None:
-        """First what was begun, then what people wish for, then what the sampler proposes."""
+        """First what was begun, then repeats, then what people wish for, then what the sampler proposes."""
         while self.waiting:
             record = self.ledger.trials[self.waiting.popleft()]
             if not self.ledger.is_to_stop(record.number):
                 return record
             self._end(record.number, "cancelled", _STOPPED)
             self.changed(record.number)
+        repeat = self.ledger.repeat()
+        if repeat is not None or self.confirming:
+            return repeat
         wanted = len(self.ledger.counted()) < self.ledger.target
         if not wanted or (self.exhausted and not self.ledger.wishes()):
             return None
@@ -232,7 +240,8 @@ class Conductor:
             else:
                 value = self.ledger.running_best(metrics, number=number)
                 # A trial that reached its last epoch is complete, whatever a rung would say.
-                stopped = self.stopper.stops(number, metrics.epoch, value) and outcome is None
+                searched = record.confirms is None
+                stopped = searched and self.stopper.stops(number, metrics.epoch, value) and outcome is None
                 self.ledger.commit_epoch(metrics, number=number, stopped=stopped)
             if stopped and outcome is None:
                 outcome = "stopped"
