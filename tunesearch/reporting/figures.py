@@ -1,7 +1,7 @@
 """The figures of the report: each a plotly figure with a sentence that helps to read it and a table that says the same.
 
-Optuna's own plots where it has them. Colours of Okabe and Ito (2008), which colour-blind readers can tell apart, with a
-symbol or dash of its own each. Backgrounds, grids and fonts are left to the page, which knows light and dark.
+Optuna's own plots where it has them. Colours after Okabe and Ito (2008), which colour-blind readers can tell apart (the
+blue a little lighter, for dark pages), with a symbol, dash or pattern of its own each. Backgrounds, grids and fonts are left to the page, which knows light and dark.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from optuna.visualization import plot_optimization_history, plot_parallel_coordi
 from tunesearch.reporting.facts import MEANINGS, short
 from tunesearch.reporting.study import Importances
 from tunesearch.search.asha import Asha, build_stopper
+from tunesearch.search.confirmation import LEVEL, Confirmation
 from tunesearch.search.ledger import EpochRecord, Ledger, TrialRecord
-from tunesearch.segmentation.data.checks import DataReport
+from tunesearch.segmentation.data.checks import DataReport, PartReport
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8b949e",
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
+    "#2b84c4", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8b949e",
 )  # fmt: skip
-WEAK_TO_STRONG = [[0.0, GREY], [0.5, "#3d8fc4"], [1.0, RED]]
+WEAK_TO_STRONG = [[0.0, GREY], [0.5, BLUE], [1.0, RED]]
 """Visible on white and on black alike."""
 OUTCOMES = {
     "completed": (BLUE, "circle"), "stopped": (ORANGE, "x"), "diverged": (RED, "triangle-up"),
@@ -95,7 +96,7 @@ def plain(figure: go.Figure) -> go.Figure:
             if axis[name] is not None:
                 axis[name] = [_safe(item) for item in axis[name]]
     for annotation in figure.layout.annotations:
-        annotation.text = safe(annotation.text or "")
+        annotation.update(text=safe(annotation.text or ""), font=None)
     return figure
 
 
@@ -188,7 +189,7 @@ def learning_curves(ledger: Ledger, records: Sequence[TrialRecord], winner: Tria
             y += [*(value for _, value in points), None]
             trial += [record.number] * (len(points) + 1)
         plot.add_scatter(
-            x=x, y=y, customdata=trial, mode="lines", name=outcome, legendgroup=outcome, opacity=0.55,
+            x=x, y=y, customdata=trial, mode="lines", name=outcome, legendgroup=outcome, opacity=0.75,
             line={"color": color, "width": 1.3, "dash": "solid" if outcome in ("completed", "stopped") else "dot"},
             hovertemplate="trial %{customdata}<br>epoch %{x}: %{y:.4f}<extra></extra>",
         )  # fmt: skip
@@ -211,7 +212,7 @@ def learning_curves(ledger: Ledger, records: Sequence[TrialRecord], winner: Tria
     for rung in rungs:
         plot.add_vline(
             x=rung, line={"dash": "dash", "width": 1.2, "color": GREY}, annotation_text=f"rung {rung}",
-            annotation_position="top",
+            annotation_position="top right",
         )  # fmt: skip
     plot.update_xaxes(title="epoch", rangemode="tozero")
     plot.update_yaxes(title=f"best {metric} so far")
@@ -307,7 +308,7 @@ def parallel(study: optuna.Study, metric: str, *, maximize: bool) -> Figure | No
         plot,
         None,
         height=440,
-        width=110 * (len(parameters) + 1),
+        width=125 * (len(parameters) + 1),
         note=f"{left} The same in numbers: the table under “Every trial's best score”.".strip(),
     )
 
@@ -390,12 +391,19 @@ def slices(study: optuna.Study, metric: str) -> Figure | None:
     names = list(dict.fromkeys(name for trial in _completed(shown) for name in trial.params))
     if not names:
         return None
+    values = [float(trial.value or 0.0) for trial in _completed(shown)]
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.05
     small = []
     for name in names:
         plot = plain(plot_slice(shown, params=[name], target_name=metric))
         for trace in plot.data:
             trace.marker.update(colorscale=[[0, GREY], [1, BLUE]], showscale=False, size=7, line={"width": 0})
         plot.update_xaxes(title=None)
+        plot.update_yaxes(title=None, range=[low - margin, high + margin])
+        labels = plot.layout.xaxis.categoryarray
+        if labels is not None:  # Optuna writes Python's quotes
+            plot.update_xaxes(tickvals=labels, ticktext=[label.strip("'") for label in labels])
         active = [trial for trial in _completed(study) if name in trial.params]
         small.append(
             Figure(
@@ -444,50 +452,55 @@ def _slice_table(name: str, trials: Sequence[optuna.trial.FrozenTrial], metric: 
 # ------------------------------------------------------------------------------------------------------------ the winner
 
 
-def confirmation(candidates: Sequence[dict[str, Any]], metric: str) -> Figure:
-    """Scores of every seed, their mean and its interval, per candidate."""
+def confirmation(found: Confirmation) -> Figure:
+    """Scores of every seed, their mean and its interval, per candidate; the score that it had in the search beside it."""
     plot = go.Figure()
     rows = []
-    for candidate in candidates:
-        label = f"trial {candidate['trial']}"
-        values = [float(value) for value in candidate["values"] if value is not None]
+    named = set()
+
+    def add(kind: str, x: list[float], label: str, **look: Any) -> None:
         plot.add_scatter(
-            x=values, y=[label] * len(values), mode="markers", name="a training", legendgroup="seeds",
-            showlegend=not rows, marker={"color": BLUE, "size": 9, "symbol": "circle-open", "line": {"width": 2}},
-        )  # fmt: skip
-        mean, low, high = (candidate.get(name) for name in ("mean", "low", "high"))
-        if mean is not None:
+            x=x, y=[label] * len(x), mode="markers", name=kind, legendgroup=kind, showlegend=kind not in named, **look
+        )
+        named.add(kind)
+
+    for one in found.candidates:
+        label = f"trial {one.trial}"
+        add("in the search", [one.searched], label, marker={"color": GREY, "size": 10, "symbol": "x-thin-open"})
+        if one.values:
+            ring = {"color": BLUE, "size": 9, "symbol": "circle-open", "line": {"width": 2}}
+            add("a seed", list(one.values), label, marker=ring)
+        if one.mean is not None:
             error = None
-            if low is not None and high is not None:
+            if one.low is not None and one.high is not None:
                 error = {
-                    "type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low],
-                    "thickness": 2.5, "color": RED, "width": 8,
+                    "type": "data", "symmetric": False, "array": [one.high - one.mean],
+                    "arrayminus": [one.mean - one.low], "thickness": 2.5, "color": RED, "width": 8,
                 }  # fmt: skip
-            plot.add_scatter(
-                x=[mean], y=[label], mode="markers", name="mean and interval", legendgroup="mean", showlegend=not rows,
-                marker={"color": RED, "size": 12, "symbol": "diamond"}, error_x=error,
-            )  # fmt: skip
+            marker = {"color": RED, "size": 12, "symbol": "diamond"}
+            add(f"mean, {100 * LEVEL:.0f} % interval", [one.mean], label, marker=marker, error_x=error)
         rows.append(
             [
-                str(candidate["trial"]),
-                str(len(values)),
-                "" if mean is None else f"{mean:.4f}",
-                "" if candidate.get("deviation") is None else f"{candidate['deviation']:.4f}",
-                "" if low is None or high is None else f"{low:.4f} to {high:.4f}",
-                ", ".join(f"{value:.4f}" for value in values),
-                "yes" if candidate.get("complete", True) else "not yet",
+                str(one.trial),
+                str(len(one.values)) + (f", {one.waiting} to come" if one.waiting else ""),
+                f"{one.searched:.4f}",
+                "" if one.mean is None else f"{one.mean:.4f}",
+                "" if one.deviation is None else f"{one.deviation:.4f}",
+                "" if one.low is None or one.high is None else f"{one.low:.4f} to {one.high:.4f}",
+                ", ".join(f"{seed}: {value:.4f}" for seed, value in zip(one.seeds, one.values, strict=True)),
+                ", ".join(one.failures),
             ]
         )
-    plot.update_xaxes(title=metric)
+    plot.update_xaxes(title=found.objective)
     plot.update_yaxes(autorange="reversed", type="category")
     return Figure(
         "confirmation",
         "The best trials, repeated over seeds",
-        "Each ring is a whole training with a seed of its own, the diamond their mean with its confidence interval. "
-        "Where intervals overlap widely, no winner is shown.",
+        "Each ring is a whole training with a seed of its own, the diamond their mean with its interval; the cross is "
+        "the score in the search, by which the trial was chosen. Where intervals overlap, no winner is shown.",
         plot,
-        Table(["trial", "seeds", "mean", "deviation", "interval", "each training", "complete"], rows),
-        height=160 + 60 * len(rows),
+        Table(["trial", "seeds", "in the search", "mean", "deviation", "interval", "each seed", "not completed"], rows),
+        height=190 + 60 * len(rows),
     )
 
 
@@ -509,7 +522,7 @@ def winner_curve(epochs: dict[int, EpochRecord], metric: str) -> Figure:
     plot.update_layout(
         xaxis={"title": "epoch"},
         yaxis={"title": shown},
-        yaxis2={"title": "loss", "overlaying": "y", "side": "right", "showgrid": False},
+        yaxis2={"title": "loss", "overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"},
     )
     return Figure(
         "winner-curve",
@@ -538,7 +551,8 @@ def class_iou(names: Sequence[str], iou: Sequence[float | None], background: int
     plot = go.Figure(
         go.Bar(
             x=[iou[index] for index in order], y=[safe(label) for label in labels], orientation="h",
-            text=["absent" if iou[index] is None else f"{iou[index]:.3f}" for index in order], textposition="auto",
+            text=["absent" if iou[index] is None else f"{iou[index]:.3f}" for index in order],
+            textposition="outside", cliponaxis=False,
             marker={
                 "color": [GREY if index == background else BLUE for index in order],
                 "pattern": {"shape": ["/" if index == background else "" for index in order]},
@@ -546,7 +560,7 @@ def class_iou(names: Sequence[str], iou: Sequence[float | None], background: int
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )  # fmt: skip
-    plot.update_xaxes(title="IoU", range=[0, 1])
+    plot.update_xaxes(title="IoU", range=[0, 1.08], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
     plot.update_yaxes(type="category")
     return Figure(
         "class-iou",
@@ -613,17 +627,21 @@ def class_histogram(report: DataReport) -> Figure:
     plot = go.Figure()
     colors = {"train": (BLUE, ""), "val": (ORANGE, "/"), "test": (GREEN, "x")}
     for name, part in parts.items():
-        total = max(1, sum(part.pixels))
         color, pattern = colors.get(name, (GREY, ""))
         plot.add_bar(
             x=[safe(label) for label in names],
-            y=[100 * pixels / total or None for pixels in part.pixels],
+            y=[share or None for share in _percent(part)],
             name=name, marker={"color": color, "pattern": {"shape": pattern}},
             hovertemplate="%{x}: %{y:.3g} %<extra>" + name + "</extra>",
         )  # fmt: skip
     plot.update_layout(barmode="group")
     plot.update_xaxes(type="category")
-    plot.update_yaxes(title="% of labelled pixels (log)", type="log")
+    least = min((share for part in parts.values() for share in _percent(part) if share), default=1.0)
+    powers = range(math.floor(math.log10(least)), 3)
+    plot.update_yaxes(
+        title="% of labelled pixels (log)", type="log", range=[powers[0], 2.05],
+        tickvals=[10.0**power for power in powers], ticktext=[f"{10.0**power:g}" for power in powers],
+    )  # fmt: skip
     return Figure(
         "histogram",
         "How often each class occurs",
@@ -641,9 +659,12 @@ def class_histogram(report: DataReport) -> Figure:
     )  # fmt: skip
 
 
-def _columns(index: int, parts: Iterable[Any]) -> list[str]:
+def _columns(index: int, parts: Iterable[PartReport]) -> list[str]:
     cells = []
     for part in parts:
-        share = 100 * part.pixels[index] / max(1, sum(part.pixels))
-        cells += [f"{share:.3g}", f"{part.images_with[index]} of {part.images}"]
+        cells += [f"{_percent(part)[index]:.3g}", f"{part.images_with[index]} of {part.images}"]
     return cells
+
+
+def _percent(part: PartReport) -> list[float]:
+    return [100 * pixels / max(1, sum(part.pixels)) for pixels in part.pixels]
