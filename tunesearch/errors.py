@@ -3,6 +3,7 @@
 TunesearchError             base: the command line prints it as one clean message
 ├── InputError              something the user gave is wrong; every problem at once; exit code 2
 │   ├── DataError           the data set: missing partners, unreadable files, unknown labels ...
+│   │   └── PicturesSkipped some pictures could not be read, the others are done; exit code 1
 │   ├── WeightsError        encoder weights that cannot be had or do not fit
 │   ├── SearchNameError     a search that exists already, or does not exist
 │   ├── LedgerError         a search whose files are damaged
@@ -19,6 +20,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ class InputError(TunesearchError):
 
 class DataError(InputError):
     """The data set cannot be used as it is."""
+
+
+class PicturesSkipped(DataError):
+    """Some pictures could not be read; what was asked for is done for all others.
+
+    Attributes:
+        written: the files that were written.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem], written: Sequence[Path]) -> None:
+        super().__init__(problems)
+        self.written = tuple(written)
 
 
 class WeightsError(InputError):

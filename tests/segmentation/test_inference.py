@@ -15,7 +15,17 @@ from tunesearch.segmentation import inference
 from tunesearch.segmentation.config import ClassSpec, DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.images import read_mask
 from tunesearch.segmentation.data.palette import voc_colors
-from tunesearch.segmentation.inference import _weights, predict, resized_labels, save_mask, tiles, window_logits
+from tunesearch.segmentation.inference import (
+    _weights,
+    resized_labels,
+    resized_rows,
+    save_mask,
+    tiles,
+    trained_scores,
+    window_bands,
+    window_logits,
+    with_flips,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -121,41 +131,55 @@ def test_resized_labels_are_those_of_the_resized_scores() -> None:
     assert torch.equal(resized_labels(scores.bfloat16(), (31, 17)), resized_labels(scores.bfloat16().float(), (31, 17)))
 
 
-class Bright(nn.Module):
-    """Class 1 where a pixel is brighter than the middle."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        grey = images.float().mean(dim=1, keepdim=True) - 127.5
-        return torch.cat([-grey, grey], dim=1)
-
-
-@pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(1, 50), (37, 91), (50, 1), (1, 1), (16, 16), (200, 300)])
-def test_a_prediction_is_as_large_as_its_picture(height: int, width: int, tiled: bool) -> None:
-    config = TrainConfig.model_validate({"size": "48x32", "crop": "16x16", "tiled_inference": tiled})
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[:, width // 2 :] = 255
-    model = Bright().train()
-    mask = predict(model, picture, config, "cpu")
-    assert (mask.shape, mask.dtype) == ((height, width), np.uint8)
-    # Right everywhere but for the two columns at the edge, between which the scores go from one sign to the other.
-    wrong = np.flatnonzero((mask != (picture[:, :, 0] > 127)).any(axis=0))
-    assert all(abs(column + 0.5 - width // 2) <= max(1, width / 48) for column in wrong)
-    assert not model.training
+@pytest.mark.parametrize("size", [(31, 50), (4, 5), (9, 11), (1, 1), (200, 3)])
+@pytest.mark.parametrize("heights", [[9], [1] * 9, [5, 1, 3]])
+def test_rows_are_resized_as_the_whole(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], heights: list[int]
+) -> None:
+    """Oracle: torch's own interpolation of all rows at once."""
+    scores = torch.randn(7, 9, 11, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+    for limit in (1, 7 * size[1] * 3, 2**24):
+        monkeypatch.setattr(inference, "_SCORES", limit)
+        rows = list(resized_rows(scores.split(heights, dim=1), (9, 11), size))
+        assert torch.allclose(torch.cat(rows, dim=1), whole, atol=1e-5)
+        assert limit > 1 or all(part.shape[1] == 1 for part in rows)
 
 
-def test_a_prediction_at_the_trained_size_is_the_networks() -> None:
-    config = TrainConfig.model_validate({"size": "48x32"})
-    model, images = Recorder(), pictures(1, 32, 48)
-    mask = predict(model, images[0].permute(1, 2, 0).numpy(), config, "cpu")
-    assert np.array_equal(mask, model(images)[0].argmax(0).numpy())
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.8])
+@pytest.mark.parametrize(("height", "width"), [(70, 50), (16, 16), (5, 40), (33, 1)])
+def test_bands_of_windows_are_the_windows_of_the_whole(height: int, width: int, overlap: float) -> None:
+    """Oracle: all windows of the image at once. No band is higher than a window."""
+    images = pictures(1, height, width) / 255
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)  # sees the edges of its windows
+    how = {"crop": Size(width=24, height=16), "overlap": overlap}
+    bands = list(window_bands(model, images[0], **how, batch=3))  # type: ignore[arg-type]
+    assert torch.allclose(torch.cat(bands, dim=1), window_logits(model, images, **how)[0], atol=1e-4)  # type: ignore[arg-type]
+    assert max(band.shape[1] for band in bands) <= 16
 
 
-def test_as_many_windows_at_once_as_a_micro_batch_has_images() -> None:
-    fields = {"size": "64x64", "crop": "16x16", "tiled_inference": True, "tile_overlap": 0, "batch_size": 8}
+def test_flips_are_the_mean_of_two_probabilities() -> None:
+    """A network that only sees the left edge says the same of both edges when it sees the mirror image, too."""
+
+    def left(images: Tensor) -> Tensor:
+        scores = torch.zeros(len(images), 2, *images.shape[-2:])
+        scores[:, 1, :, 0] = 500.0  # of which the other class's probability is 0 in float32
+        return scores
+
+    found = with_flips(left)(torch.zeros(1, 3, 2, 4)).exp()[0, 1]
+    assert torch.allclose(found, torch.tensor([[0.75, 0.5, 0.5, 0.75]] * 2))
+    assert torch.isfinite(with_flips(lambda images: 1e4 * left(images))(torch.zeros(1, 3, 2, 4))).all()
+
+
+def test_scores_as_validation_makes_them() -> None:
+    fields = {"size": "64x64", "crop": "16x16", "tile_overlap": 0, "batch_size": 8, "micro_batch": 5}
+    whole, tiled = (TrainConfig.model_validate({**fields, "tiled_inference": value}) for value in (False, True))
+    model, images = Recorder(), pictures(2, 64, 64)
+    assert torch.equal(trained_scores(model, images, whole), model(images))
     model = Recorder()
-    predict(model, np.zeros((9, 9, 3), np.uint8), TrainConfig.model_validate({**fields, "micro_batch": 5}), "cpu")
-    assert [shape[0] for shape in model.shapes] == [5, 5, 5, 1]
+    assert torch.allclose(trained_scores(model, images, tiled), model(images), atol=1e-4)
+    assert [shape[0] for shape in model.shapes[:-1]] == [5, 5, 5, 5, 5, 5, 2]  # as many as a micro-batch has
 
 
 MASK = RNG.integers(0, 3, (1, 50), np.uint8)
@@ -200,6 +224,6 @@ def test_labels_of_a_large_picture_are_found_in_steps(monkeypatch: pytest.Monkey
     scores = torch.randn(7, 9, 11, generator=torch.Generator().manual_seed(0))
     scores[3] = scores[1]  # a tie goes to the first, as in argmax
     whole = F.interpolate(scores[None], size=(31, 50), mode="bilinear", align_corners=False)[0].argmax(dim=0)
-    for limit in (1, 31 * 50 * 3, 2**26):
+    for limit in (1, 7 * 50 * 3, 2**24):
         monkeypatch.setattr(inference, "_SCORES", limit)
         assert torch.equal(inference.resized_labels(scores, (31, 50)).long(), whole)

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 import click
 
 from tunesearch import __version__
-from tunesearch.cli import comparing, data, exporting, fetch, models, running, service, showing, spaces, steering
+from tunesearch.cli import (
+    comparing,
+    data,
+    exporting,
+    fetch,
+    models,
+    predicting,
+    running,
+    service,
+    showing,
+    spaces,
+    steering,
+)
 from tunesearch.errors import InputError, TunesearchError
 
 
@@ -49,8 +61,10 @@ for command in (
     showing.sync,
     comparing.compare,
     exporting.export,
-    exporting.predict,
     exporting.train,
+    predicting.evaluate,
+    predicting.predict,
+    predicting.ensemble,
     data.data,
     models.models,
     spaces.spaces,
@@ -89,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of ~somebody
+            click.echo(f"error: a path begins with ~ and a name that no user has: {error}", err=True)
+            sys.exit(2)
         click.echo(f"unexpected {type(error).__name__}: {error}\n--debug shows where; please report it", err=True)
         sys.exit(3)
     sys.exit(code if isinstance(code, int) else 0)

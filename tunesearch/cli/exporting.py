@@ -1,4 +1,4 @@
-"""``tunesearch export``, ``predict`` and ``train``: from the best trial to production."""
+"""``tunesearch export`` and ``train``: from the best trial to production."""
 
 from __future__ import annotations
 
@@ -25,22 +25,6 @@ def export(name: str, output: Path, trial: int | None, storage: Path | None) -> 
     score = document["score"]
     value = "no score" if score["value"] is None else f"{score['objective']} {score['value']:.4f}"
     click.echo(f"{output}: trial {document['trial']} of {name} ({document['outcome']}, {value})")
-
-
-@click.command()
-@click.argument("name")
-@click.argument("images", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of masks."
-)
-@click.option("--trial", type=click.IntRange(min=0), help="Its number [the best].")
-@options.storage
-def predict(name: str, images: Path, output: Path, trial: int | None, storage: Path | None) -> None:
-    """Write a mask for IMAGES, a picture or a folder of them, by the network of the best trial of NAME."""
-    from tunesearch import api
-
-    written = api.predict(name, images, output, trial=trial, storage=storage, said=click.echo)
-    click.echo(f"{len(written)} masks in {output}")
 
 
 @click.command()

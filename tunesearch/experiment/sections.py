@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunesearch.errors import nearest
 from tunesearch.segmentation.config import TrainConfig
@@ -95,6 +95,13 @@ class Objective(BaseModel):
     resolution: Literal["network", "original"] = "network"
     """Where IoU, Dice and accuracy are measured: on masks of the network's size or, slower, on those of the files, to
     which the predictions are resized."""
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _not_the_test_part(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("test"):
+            raise ValueError("the test part is no objective: it is looked at once, at the end, by tunesearch confirm")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -1,15 +1,16 @@
-"""The best configuration as a file that a production training starts from."""
+"""What a search found as files: a model folder, or the bare configuration that a production training starts from."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from tunesearch.errors import InputError, Problem
+from tunesearch.production.bundle import FORMATS, Training, own_code, write_bundle
+from tunesearch.production.configuration import write_configuration
 from tunesearch.search.ledger import Ledger, TrialRecord, versions
-from tunesearch.segmentation.files import write_atomic
 
 
 def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
@@ -62,10 +63,64 @@ def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
     return ledger.trials[trial]
 
 
-def export(ledger: Ledger, output: Path, *, trial: int | None = None) -> dict[str, Any]:
-    """Write :func:`configuration` to a YAML file; gives what was written."""
-    document = configuration(ledger, trial)
-    yaml = YAML()
-    yaml.default_flow_style = None
-    write_atomic(output, lambda path: yaml.dump(document, path))
-    return document
+def export(
+    ledger: Ledger,
+    output: Path,
+    *,
+    trial: int | None = None,
+    formats: Sequence[str] = FORMATS,
+    said: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write a trial as a model folder, or only its configuration where ``output`` ends in .yaml or .yml.
+
+    Returns:
+        bundle.json, or the configuration as it was written.
+
+    Raises:
+        InputError: there is no such trial, or no weights of it; the folder exists.
+    """
+    if output.suffix in (".yaml", ".yml"):
+        document = configuration(ledger, trial)
+        write_configuration(document, output)
+        return document
+    return write_bundle(training(ledger, trial), output, formats=formats, said=said)
+
+
+def training(ledger: Ledger, trial: int | None = None) -> Training:
+    """A trial as a finished training.
+
+    Raises:
+        InputError: there is no such trial, or no weights of it.
+    """
+    record = chosen(ledger, trial)
+    effective = ledger.trial_folder(record.number) / "effective.json"
+    return Training(
+        name=ledger.name,
+        document=configuration(ledger, record.number),
+        split=ledger.split,
+        weights=weights_of(ledger, record),
+        effective=json.loads(effective.read_text("utf-8")),
+        curve=tuple(record.epochs[epoch].metrics for epoch in sorted(record.epochs)),
+        code=own_code(record.config, ledger.experiment.data),
+    )
+
+
+def weights_of(ledger: Ledger, record: TrialRecord) -> Path:
+    """The file of a trial's best weights.
+
+    Raises:
+        InputError: the search did not keep them.
+    """
+    folder = ledger.trial_folder(record.number)
+    if (folder / "best.safetensors").is_file():
+        return folder / "best.safetensors"
+    folds = len(list(folder.glob("fold-*")))
+    if folds:
+        rule = f"it was trained on {folds} folds, so that there is no one network"
+    elif record.outcome == "completed":
+        rule = "its weights are not kept"
+    else:
+        rule = f"it has no weights: it is {record.outcome or 'running'}, and only completed trials keep them"
+    file = f"{ledger.name}-{record.number}.yaml"
+    hint = f"tunesearch export {ledger.name} --trial {record.number} -o {file}, then tunesearch train {file}"
+    raise InputError(Problem(f"trial {record.number} of {ledger.name}", rule, hint=hint))

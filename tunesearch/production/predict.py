@@ -1,117 +1,150 @@
-"""Masks for pictures, by the network of a trial, each as large as its picture."""
+"""Masks for pictures, each as large as its picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
-from torch import nn
 
-from tunesearch.errors import DataError, InputError, Problem, WeightsError
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.segmentation.data.images import read_image
-from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES, resolve_classes
-from tunesearch.segmentation.inference import predict as predict_one
+from tunesearch.errors import DataError, InputError, PicturesSkipped, Problem
+from tunesearch.production.labeller import Labeller, Prepared, ahead
+from tunesearch.segmentation.data.images import Pixels, read_image
+from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES
+from tunesearch.segmentation.data.overlay import overlay
+from tunesearch.segmentation.data.palette import palette
+from tunesearch.segmentation.files import write_atomic
 from tunesearch.segmentation.inference import save_mask
-from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.models.weights import read_weights
-from tunesearch.segmentation.trainer import pick_device
+
+OVERLAYS = "overlays"
+"""Folder of the overlays, beside the masks."""
+_ROWS = 256
+"""Of an overlay that are mixed at once."""
 
 
 def predict(
-    ledger: Ledger, record: TrialRecord, images: Path, output: Path, *, said: Callable[[str], None] = lambda text: None
+    labeller: Labeller,
+    images: Path,
+    output: Path,
+    *,
+    overlays: bool = False,
+    background: int | None = 0,
+    said: Callable[[Path, Pixels | None, int], None] = lambda path, mask, total: None,
 ) -> list[Path]:
     """Write a mask for every picture: at the picture's own size, in the colours of the classes or with their palette.
 
     Args:
-        record: a completed trial of the ledger's search.
-        images: a picture, or a folder of pictures.
-        output: folder for ``NAME.png``; made if it is not there.
-        said: told of every mask.
+        images: a picture, or a folder of pictures and of folders of them.
+        output: folder for ``NAME.png``, and ``FOLDER/NAME.png`` for what lies in folders; made if it is not there.
+        overlays: also write ``overlays/NAME.jpg``, the mask laid over its picture.
+        background: class that stays clear in overlays; None: all are shown.
+        said: told of every picture: its mask's file and the mask (or itself and None: it cannot be read), and how many
+            pictures there are.
 
     Returns:
-        The files that were written, in the order of the pictures' names.
+        The masks that were written, in the order of the pictures' names.
 
     Raises:
-        InputError: the trial's weights are not there; no picture, or two of one name.
-        WeightsError: the file of the weights is damaged.
-        DataError: a picture cannot be read.
+        InputError: no picture, two of one name, a mask that would be written over a picture.
+        DataError: no picture could be read.
+        PicturesSkipped: some could not; the masks of the others are written.
     """
-    classes = resolve_classes(ledger.experiment.data)
-    model = trained_model(ledger, record, len(classes))
-    pictures = find_pictures(images)
-    problems = [problem for path in pictures if (problem := _unreadable(path))]
+    pictures = find_pictures(images, output)
+    base = images if images.is_dir() else images.parent
+    targets = {path: output / path.relative_to(base).with_suffix(".png") for path in pictures}
+    shown = {path: output / OVERLAYS / path.relative_to(base).with_suffix(".jpg") for path in pictures if overlays}
+    _require_own_names(images, pictures, [*targets.values(), *shown.values()])
+    problems: dict[Path, Problem] = {}
+    colors = palette(labeller.classes)
+    written: list[Path] = []
+    saving: deque[tuple[Path, Pixels, Future[None]]] = deque()
+
+    def read(path: Path) -> Prepared | Problem:
+        try:
+            return labeller.prepare(read_image(path))
+        except DataError as error:
+            return error.problems[0]
+
+    def save(path: Path, mask: Pixels) -> None:
+        save_mask(targets[path], mask, labeller.classes)
+        if overlays:
+            _save_overlay(shown[path], read_image(path), mask, colors, background)
+
+    def saved(left: int) -> None:
+        while len(saving) > left:
+            path, mask, future = saving.popleft()
+            future.result()
+            written.append(targets[path])
+            said(targets[path], mask, len(pictures))
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: list[tuple[Path, Prepared]] = []
+
+        def label() -> None:
+            masks = labeller.masks([prepared for _, prepared in waiting])
+            for (path, _), mask in zip(waiting, masks, strict=True):
+                saving.append((path, mask, pool.submit(save, path, mask)))
+                saved(4)
+            waiting.clear()
+
+        for path, found in ahead(read, pictures):
+            if isinstance(found, Problem):
+                problems[path] = found
+                said(path, None, len(pictures))
+                continue
+            waiting.append((path, found))
+            if len(waiting) >= labeller.batch:
+                label()
+        if waiting:
+            label()
+        saved(0)
+    if problems and not written:
+        raise DataError(list(problems.values()))
     if problems:
-        raise DataError(problems)
-    targets = [output / f"{path.stem}.png" for path in pictures]
-    lost = {path.resolve() for path in pictures} & {path.resolve() for path in targets}
-    if lost:
-        rule = "a mask must not be written over its picture"
-        raise InputError(Problem("-o", rule, value=str(min(lost)), hint="give another folder"))
-    device = pick_device()
-    model.to(device)
-    output.mkdir(parents=True, exist_ok=True)
-    for path, target in zip(pictures, targets, strict=True):
-        mask = predict_one(model, read_image(path), record.config, device)
-        save_mask(target, mask, classes)
-        said(f"{target}: {mask.shape[1]}x{mask.shape[0]}")
-    return targets
+        raise PicturesSkipped(list(problems.values()), written)
+    return written
 
 
-def find_pictures(images: Path) -> list[Path]:
-    """The picture, or those of the folder in the order of their names.
+def find_pictures(images: Path, output: Path | None = None) -> list[Path]:
+    """The picture, or those of the folder and of the folders in it, in the order of their names.
+
+    What begins with a dot, and the folder that is written to, are left out.
 
     Raises:
-        InputError: there is none, or two would be written to one mask.
+        InputError: there is none.
     """
     if images.is_file():
         return [images]
     if not images.is_dir():
         raise InputError(Problem(str(images), "must be an existing picture or folder of pictures"))
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    own = output.resolve() if output is not None and output.resolve() != images.resolve() else None
+    found = []
+    for folder, inner, names in os.walk(images):
+        inner[:] = [name for name in inner if not name.startswith(".") and Path(folder, name).resolve() != own]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    found = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise InputError(Problem(str(images), f"no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder"))
-    names = [path.stem for path in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(Problem(str(images), "pictures need names of their own", value=f"{twice[0]} twice"))
     return found
 
 
-def _unreadable(path: Path) -> Problem | None:
-    """A problem where the file does not begin as a picture does."""
-    try:
-        with Image.open(path):
-            return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        return Problem(str(path), f"the file cannot be read as a picture: {reason}")
+def _require_own_names(images: Path, pictures: Sequence[Path], targets: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for target in targets:
+        if target in seen:
+            raise InputError(Problem(str(images), "pictures need names of their own", value=f"{target.stem} twice"))
+        seen.add(target)
+    lost = {path.resolve() for path in pictures} & {path.resolve() for path in targets}
+    if lost:
+        rule = "a mask must not be written over its picture"
+        raise InputError(Problem("-o", rule, value=str(min(lost)), hint="give another folder"))
 
 
-def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Module:
-    """The network of a trial with the weights of its best epoch, on the CPU.
-
-    Raises:
-        InputError: the search did not keep them.
-        WeightsError: their file is damaged.
-    """
-    weights = ledger.trial_folder(record.number) / "best.safetensors"
-    folds = len(list(weights.parent.glob("fold-*")))
-    if not weights.is_file() and folds:
-        rule = f"it was trained on {folds} folds, so that there is no one network"
-        raise InputError(Problem(f"trial {record.number} of {ledger.name}", rule, hint="export and train it"))
-    if not weights.is_file():
-        where, rule = f"trial {record.number} of {ledger.name}", "its weights are not kept"
-        hint = "export and train it" if record.outcome == "completed" else "only completed trials keep them"
-        raise InputError(Problem(where, rule, hint=hint))
-    # The file holds the encoder's weights, too: nothing is to be loaded or downloaded before.
-    model = build_model(record.config.model_copy(update={"encoder_weights": "none"}), classes)
-    state = read_weights(weights)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        rule = f"must hold the weights of trial {record.number}: {reason}"
-        raise WeightsError(Problem(str(weights), rule, hint="export and train it")) from error
-    return model
+def _save_overlay(target: Path, image: Pixels, mask: Pixels, colors: Pixels, background: int | None) -> None:
+    bands = [slice(top, top + _ROWS) for top in range(0, len(mask), _ROWS)]
+    mixed = np.concatenate([overlay(image[rows], mask[rows], colors, background=background) for rows in bands])
+    write_atomic(target, lambda path: Image.fromarray(mixed).save(path, format="JPEG", quality=90))

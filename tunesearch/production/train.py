@@ -10,12 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from tunesearch.errors import InputError, Problem, nearest
-from tunesearch.segmentation.config import DataConfig, TrainConfig
+from tunesearch.errors import InputError, Problem
+from tunesearch.production.configuration import read_configuration
 from tunesearch.segmentation.data.augmentation import check_augmentation
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.checks import check_data
@@ -24,43 +20,6 @@ from tunesearch.segmentation.data.splits import freeze_split
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
 from tunesearch.tracking import TrainingRun
-
-
-def read_configuration(path: Path) -> tuple[TrainConfig, DataConfig, dict[str, Any]]:
-    """An exported configuration: the training, the data set, and the whole document.
-
-    Raises:
-        InputError: no such file, no YAML, or fields that do not hold; every problem at once.
-    """
-    try:
-        document = YAML(typ="safe").load(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(Problem(str(path), f"must be a readable file: {error.strerror}")) from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(Problem(str(path), f"must be YAML: {' '.join(str(error).split())[:200]}")) from error
-    if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in ("config", "data")):
-        raise InputError(Problem(str(path), "must have config and data, as tunesearch export writes them"))
-    problems: list[Problem] = []
-    data = {key: value for key, value in dict(document["data"]).items() if key != "digest"}
-    parsed: list[Any] = []
-    for section, model, values in (("config", TrainConfig, document["config"]), ("data", DataConfig, data)):
-        try:
-            parsed.append(model.model_validate(values))
-        except ValidationError as error:
-            for found in error.errors():
-                unknown = found["type"] == "extra_forbidden"
-                problems.append(
-                    Problem(
-                        where=str(path),
-                        path=".".join(map(str, (section, *found["loc"]))),
-                        rule="is no field" if unknown else found["msg"].removeprefix("Value error, "),
-                        value="" if unknown else repr(found["input"])[:80],
-                        hint=nearest(found["loc"][-1], model.model_fields) if unknown else "",
-                    )
-                )
-    if problems:
-        raise InputError(problems)
-    return parsed[0], parsed[1], document
 
 
 def train(

@@ -1,8 +1,9 @@
-"""From a network and a picture of any size to a mask of the same size: whole or window by window."""
+"""From a network and a picture of any size to scores and labels of the same size: whole or window by window."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunesearch.segmentation.config import ClassSpec, Size, TrainConfig
-from tunesearch.segmentation.data.cache import resize_image
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.windows import Place, grid, starts
 from tunesearch.segmentation.files import write_atomic
 
-_SCORES = 2**26
-"""Scores of one picture that are resized at once: 256 MiB."""
+Network = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) -> scores (N, C, H, W)."""
+
+_SCORES = 2**24
+"""Scores of one picture that are resized at once: 64 MiB, where all of them may be gigabytes."""
 
 
 def tiles(config: TrainConfig) -> list[Place] | None:
@@ -31,7 +34,7 @@ def tiles(config: TrainConfig) -> list[Place] | None:
     return grid((size.height, size.width), (crop.height, crop.width), config.tile_overlap)
 
 
-def window_logits(model: nn.Module, images: Tensor, *, crop: Size, overlap: float, batch: int | None = None) -> Tensor:
+def window_logits(model: Network, images: Tensor, *, crop: Size, overlap: float, batch: int | None = None) -> Tensor:
     """The network's scores for whole images, computed in overlapping windows that are blended.
 
     A window counts most at its centre and hardly at its edge, where the network saw only half of the surroundings: by
@@ -76,6 +79,59 @@ def _weights(length: int, window: int, places: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.stack([raised / total[place : place + window] for place in places])).float()
 
 
+def window_bands(model: Network, image: Tensor, *, crop: Size, overlap: float, batch: int) -> Iterator[Tensor]:
+    """The scores of :func:`window_logits` for one image of any size, in bands from top to bottom.
+
+    No more is held than the scores of one row of windows, however high the image is.
+
+    Args:
+        image: (3, H, W).
+
+    Yields:
+        float32 (C, n, W), for n that differ from band to band and add up to H.
+    """
+    height = image.shape[1]
+    window = min(crop.height, height)
+    rows = starts(height, window, overlap)
+    down = _weights(height, window, rows).to(image.device)
+    begun: Tensor | None = None
+    for index, (top, following) in enumerate(zip(rows, [*rows[1:], height], strict=True)):
+        strip = image[None, :, top : top + window]
+        scores = window_logits(model, strip, crop=crop, overlap=overlap, batch=batch)[0] * down[index][:, None]
+        if begun is not None:
+            scores[:, : begun.shape[1]] += begun
+        yield scores[:, : following - top]
+        begun = scores[:, following - top :]
+
+
+def resized_rows(bands: Iterable[Tensor], source: tuple[int, int], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Scores resized as ``F.interpolate(..., mode="bilinear")`` does it, from bands of rows to bands of rows.
+
+    Args:
+        bands: (C, n, w) of any n, which together are the h rows of ``source``.
+        source: (h, w).
+        size: (H, W).
+
+    Yields:
+        float32 (C, n, W), from top to bottom, of no more than 64 MiB unless a single row has more.
+    """
+    stream = iter(bands)
+    held, first = next(stream).float(), 0  # rows of the source, from ``first`` on
+    place = ((torch.arange(size[0], dtype=torch.float64) + 0.5) * (source[0] / size[0]) - 0.5).clamp_min(0)
+    above = place.long()
+    below = (above + 1).clamp_max(source[0] - 1)
+    share = (place - above).float()
+    step = max(1, _SCORES // (len(held) * size[1]))
+    for top in range(0, size[0], step):
+        part = slice(top, top + step)
+        while first + held.shape[1] <= int(below[part][-1]):
+            past = min(int(above[top]) - first, held.shape[1])
+            held, first = torch.cat([held[:, past:], next(stream).float()], dim=1), first + past
+        upper, lower = ((rows[part] - first).to(held.device) for rows in (above, below))
+        mixed = torch.lerp(held[:, upper], held[:, lower], share[part, None].to(held.device))
+        yield F.interpolate(mixed[None], size=(mixed.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
+
+
 def resized_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """The labels of one image at its own size: scores resized bilinearly, then the best class.
 
@@ -88,41 +144,34 @@ def resized_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         uint8 (height, width), on the scores' device.
     """
-    best = torch.full(size, -torch.inf, device=scores.device)
-    labels = torch.zeros(size, dtype=torch.uint8, device=scores.device)
-    step = max(1, _SCORES // (size[0] * size[1]))
-    for first in range(0, len(scores), step):  # all classes of a large picture at once may be gigabytes
-        part = scores[None, first : first + step].float()
-        value, index = F.interpolate(part, size=size, mode="bilinear", align_corners=False)[0].max(dim=0)
-        better = value > best
-        best = torch.where(better, value, best)
-        labels = torch.where(better, (index + first).to(torch.uint8), labels)
-    return labels
+    source = (scores.shape[1], scores.shape[2])
+    return torch.cat([rows.argmax(dim=0).to(torch.uint8) for rows in resized_rows([scores], source, size)])
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, image: Pixels, config: TrainConfig, device: torch.device | str) -> Pixels:
-    """The mask of one picture, as large as the picture.
-
-    The picture is resized to ``config.size`` as training pictures were, seen whole or in windows as the configuration
-    says, and its scores are resized back before the best class is chosen. Autocast is the caller's.
+def trained_scores(model: Network, images: Tensor, config: TrainConfig) -> Tensor:
+    """The network's scores as validation makes them: of whole images, or of windows where ``config`` says so.
 
     Args:
-        model: on ``device``; left in evaluation mode.
-        image: uint8 (H, W, 3), RGB, of any size.
+        images: (N, 3, H, W) of ``config.size``.
 
     Returns:
-        uint8 (H, W): class indices.
+        (N, C, H, W).
     """
-    model.eval()
-    small = torch.from_numpy(resize_image(image, config.size)).permute(2, 0, 1)[None].to(device)
-    if config.tiled_inference and config.window is not None:
-        batch = min(config.micro_batch or config.batch_size, config.batch_size)
-        scores = window_logits(model, small, crop=config.window, overlap=config.tile_overlap, batch=batch)
-    else:
-        scores = model(small)
-    labels = resized_labels(scores[0], (image.shape[0], image.shape[1]))
-    return np.asarray(labels.cpu().numpy(), np.uint8)
+    if not config.tiled_inference or config.window is None:
+        return model(images)
+    batch = min(config.micro_batch or config.batch_size, config.batch_size)
+    return window_logits(model, images, crop=config.window, overlap=config.tile_overlap, batch=batch)
+
+
+def with_flips(model: Network) -> Network:
+    """The network's probabilities averaged over an image and its mirror image, as logarithms."""
+
+    def both(images: Tensor) -> Tensor:
+        straight = F.log_softmax(model(images).float(), dim=1)
+        mirrored = F.log_softmax(model(images.flip(-1)).float(), dim=1).flip(-1)
+        return torch.logaddexp(straight, mirrored) - math.log(2)
+
+    return both
 
 
 def save_mask(path: Path, mask: Pixels, classes: Sequence[ClassSpec]) -> None:

@@ -106,6 +106,22 @@ def scan(data: DataConfig) -> tuple[dict[str, list[Pair]], list[Problem]]:
     return pairs, problems
 
 
+def every_pair(data: DataConfig) -> list[Pair]:
+    """All pairs of ``data``, in whatever part they are: in folders every image with its mask, whatever the lists say.
+
+    Raises:
+        DataError: missing folders, lists or partners.
+    """
+    if data.layout != "folders":
+        return [pair for pairs in find_pairs(data).values() for pair in pairs]
+    everything, problems = _pair_folders(_existing_root(data), data)
+    for image, mask in everything.values():
+        problems += _partner_problems("it is an image of this data set", image, mask, hints=len(problems) < _HINTS)
+    if problems:
+        raise DataError(problems)
+    return [Pair(name, image[1][0], mask[1][0]) for name, (image, mask) in everything.items()]
+
+
 def resolve_classes(data: DataConfig) -> tuple[ClassSpec, ...]:
     """The classes in the order of their indices.
 
@@ -116,7 +132,8 @@ def resolve_classes(data: DataConfig) -> tuple[ClassSpec, ...]:
     if given is None:
         specs = _known_classes(data)
     elif isinstance(given, int):
-        specs = tuple(ClassSpec(name=f"class_{index}") for index in range(given))
+        # Of far too many, one too many is enough to say so.
+        specs = tuple(ClassSpec(name=f"class_{index}") for index in range(min(given, MAX_CLASSES + 1)))
     else:
         specs = tuple(item if isinstance(item, ClassSpec) else ClassSpec(name=item) for item in given)
     problems = list(_class_problems(data, specs))

@@ -1,0 +1,132 @@
+"""Ensembles: several models that predict together, and the meta-learner that weighs them.
+
+Their class probabilities are averaged, or weighed by a :class:`~tunesearch.production.stack.Stack` that is fitted on
+the validation part. Report B's authors used "a meta learner to be trained in order to have a model assigning the best
+possible weights to these two models at prediction time"; here that is one weight per model and class and one bias per
+class, fitted by cross-entropy. The fit is convex: it has one solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunesearch.errors import DataError, InputError, Problem
+from tunesearch.production.evaluate import trained_on
+from tunesearch.production.labeller import Labeller, Prepared, ahead
+from tunesearch.production.model import Model
+from tunesearch.production.stack import Stack
+from tunesearch.segmentation.config import DataConfig
+from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
+from tunesearch.segmentation.data.layouts import Pair
+from tunesearch.segmentation.files import sha256
+
+_SAMPLES = 2**18
+"""Pixels that a stack is fitted to, from all images alike: it has far fewer weights than that."""
+_PULL = 1e-3
+"""Of the weights to those of the plain mean, so that what the pixels do not decide stays there."""
+_STEPS = 200
+
+
+def fit_stack(
+    models: Sequence[Model],
+    pairs: Sequence[Pair],
+    data: DataConfig,
+    *,
+    flip: bool = False,
+    scale: float | None = None,
+    device: str = "auto",
+    said: Callable[[int, int], None] = lambda done, total: None,
+) -> Stack:
+    """Fit how much each model counts for each class, to pixels of labelled pictures that none was trained on.
+
+    Args:
+        pairs: the validation part.
+        data: how its masks are read.
+        said: told how many of how many images are done.
+
+    Raises:
+        InputError: fewer than two models, classes that differ, no pixel that counts.
+        DataError: files that cannot be read.
+    """
+    if len(models) < 2:
+        raise InputError(Problem("ensemble", "needs at least two models", value=str(len(models))))
+    labeller = Labeller(models, flip=flip, scale=scale, device=device)
+    features, truth = _samples(labeller, pairs, data, said)
+    if not len(truth):
+        raise InputError(Problem("ensemble", "the images it is fitted to must have pixels that count"))
+    stack = Stack.start([model.fingerprint for model in models], len(labeller.classes))
+    before = float(F.cross_entropy(stack.scores(features.unbind(0)).T, truth))
+    fitted = _fitted(stack, features, truth)
+    content: dict[str, Any] = {
+        "models": [model.name for model in models],
+        "classes": [spec.name for spec in labeller.classes],
+        "images": len(pairs),
+        "images_trained_on": trained_on(models, pairs),
+        "pixels": len(truth),
+        "cross_entropy": {
+            "equal_weights": before,
+            "fitted": float(F.cross_entropy(fitted.scores(features.unbind(0)).T, truth)),
+        },
+        "flip": flip,
+        "scale": scale,
+        "weights": fitted.weight.tolist(),
+        "bias": fitted.bias.tolist(),
+    }
+    return Stack(fitted.weight, fitted.bias, fitted.fingerprints, content)
+
+
+def _samples(
+    labeller: Labeller, pairs: Sequence[Pair], data: DataConfig, said: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor]:
+    """Log probabilities (M, C, n) and labels int64 (n,) of pixels drawn from every image alike."""
+    share = max(1, _SAMPLES // max(1, len(pairs)))
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+
+    def read(pair: Pair) -> tuple[Prepared, Pixels]:
+        image, mask = read_image(pair.image), read_mask(pair.mask, data, labeller.classes)
+        if mask.shape != image.shape[:2]:
+            rule = f"the mask must be as large as its image, {image.shape[1]}x{image.shape[0]}"
+            raise DataError(Problem(str(pair.mask), rule, value=f"{mask.shape[1]}x{mask.shape[0]}"))
+        return labeller.prepare(image), mask
+
+    with torch.inference_mode():
+        for number, (pair, (prepared, mask)) in enumerate(ahead(read, pairs), start=1):
+            rng = np.random.default_rng(int(sha256(pair.id.encode())[:16], 16))
+            places = np.flatnonzero(mask != VOID)
+            if len(places) > share:
+                places = np.sort(rng.choice(places, share, replace=False))
+            labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
+            first = 0  # pixels above the band
+            for band in next(labeller.bands([prepared])):
+                count = band[0].shape[1] * band[0].shape[2]
+                here = places[(places >= first) & (places < first + count)] - first
+                index = torch.from_numpy(here).to(labeller.device)
+                parts = [F.log_softmax(one.flatten(1)[:, index].float(), dim=0) for one in band]
+                features.append(torch.stack(parts).cpu())
+                first += count
+            said(number, len(pairs))
+    return torch.cat(features, dim=2).clone(), torch.cat(labels)
+
+
+def _fitted(start: Stack, features: Tensor, truth: Tensor) -> Stack:
+    weight = start.weight.clone().requires_grad_()
+    bias = start.bias.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        stack = Stack(weight, bias, start.fingerprints, {})
+        pull = (weight - start.weight).square().sum() + bias.square().sum()
+        value = F.cross_entropy(stack.scores(features.unbind(0)).T, truth) + _PULL * pull
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return Stack(weight.detach(), bias.detach(), start.fingerprints, {})
