@@ -18,10 +18,13 @@ from ruamel.yaml.compat import StringIO
 
 from tunesearch import __version__
 from tunesearch.errors import InputError, TunesearchError
+from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
+from tunesearch.production.labeller import Labeller
+from tunesearch.production.model import open_model
 from tunesearch.reporting import figures
 from tunesearch.reporting.facts import cost, duration, effective, in_words, outcomes, savings, short
 from tunesearch.reporting.figures import Figure, Table
-from tunesearch.reporting.pictures import Seen, file_uri, look
+from tunesearch.reporting.pictures import Shown, file_uri, shown_images
 from tunesearch.reporting.study import build_study, importances
 from tunesearch.search.confirmation import LEVEL, Confirmation, confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord
@@ -349,12 +352,14 @@ class _View:
                 text = "validation images as the search kept them: image, truth, prediction and overlay"
                 items.append({"kind": "picture", "title": "Predictions", "text": text, "uri": uri})
             return items
-        items += _figure(figures.confusion(names, seen.matrix))
+        evaluation, shown = seen
+        whole = evaluation.scores
+        items += _figure(figures.confusion(names, evaluation.matrix))
         items.append(
             _text(
-                f"Over the {len(seen.images)} validation images at their own size: mIoU {seen.scores.miou:.4f} "
-                f"({seen.scores.miou_no_background:.4f} without background), Dice {seen.scores.dice:.4f}, pixel accuracy "
-                f"{seen.scores.pixel_accuracy:.4f}. At another size than it was searched at, scores differ a little.",
+                f"Over the {len(evaluation.images)} validation images at their own size: mIoU {whole.miou:.4f} "
+                f"({whole.miou_no_background:.4f} without background), Dice {whole.dice:.4f}, pixel accuracy "
+                f"{whole.pixel_accuracy:.4f}. At another size than it was searched at, scores differ a little.",
             )
         )
         colors = palette(self.classes)
@@ -369,29 +374,28 @@ class _View:
                 "help": "Ranked by each image's own mIoU; a class that is in neither truth nor prediction does not count. "
                 "The overlay leaves the background clear.",
                 "legend": legend,
-                "shown": seen.shown,
+                "shown": shown,
             }
         )
         return items
 
-    def _seen(self, winner: TrialRecord) -> Seen | None:
+    def _seen(self, winner: TrialRecord) -> tuple[Evaluation, tuple[Shown, ...]] | None:
         """The winner on the validation part; None: it cannot be had, and ``missing`` says why."""
-        from tunesearch.production.predict import trained_model
-
-        data, split = self.ledger.experiment.data, self.ledger.split
         try:
-            if data.layout == "sample":
-                find_pairs(data)  # makes it again where the cache was emptied
-            if not split.val:
-                raise InputError("the search has no validation part of its own")
-            network = trained_model(self.ledger, winner, len(self.classes))
-            self.said(f"trial {winner.number} on {len(split.val)} validation images")
-            return look(network, winner.config, split.pairs("val"), data, said=self.said)
+            model = open_model(self.ledger.name, storage=self.ledger.folder.parent, trial=winner.number)
+            pairs, data = frozen_pairs(model, "val")
+            self.said(f"trial {winner.number} on {len(pairs)} validation images")
+            evaluation = evaluate(model, pairs, data, what="val", said=self._counted)
+            return evaluation, shown_images(evaluation, Labeller([model]), pairs, data)
         except (TunesearchError, OSError) as error:
             self.missing.append(f"the winner's predictions: {_first(error)}")
         except Exception as error:  # a network of the user's own may raise anything
             self.missing.append(f"the winner's predictions: {type(error).__name__}: {error}")
         return None
+
+    def _counted(self, done: int, total: int) -> None:
+        if done % 200 == 0:
+            self.said(f"{done} of {total} images")
 
     def _data(self) -> list[Item]:
         ledger, split = self.ledger, self.ledger.split

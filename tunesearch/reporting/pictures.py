@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
-from tunesearch.segmentation.config import DataConfig, TrainConfig
-from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
-from tunesearch.segmentation.data.layouts import Pair, resolve_classes
+from tunesearch.production.evaluate import Evaluation
+from tunesearch.production.labeller import Labeller
+from tunesearch.segmentation.config import DataConfig
+from tunesearch.segmentation.data.images import Pixels, read_image, read_mask
+from tunesearch.segmentation.data.layouts import Pair
 from tunesearch.segmentation.data.overlay import overlay
 from tunesearch.segmentation.data.palette import palette
-from tunesearch.segmentation.inference import predict
-from tunesearch.segmentation.metrics import ConfusionMatrix, Scores, scores
-from tunesearch.segmentation.trainer import pick_device
 
 LONGEST = 1200
 """Pixels of a picture's longer side, above which it is shown smaller: three photographs must not make a file of 50 MB."""
@@ -75,75 +71,30 @@ class Shown:
         return max(self.size) > LONGEST
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A network on a part of the data, at each image's own size.
-
-    Attributes:
-        scores: over all its pixels.
-        matrix: int64 (C, C), rows are the truth.
-        images: id and mean IoU of each, the best first.
-        shown: the best, the median and the worst.
-    """
-
-    scores: Scores
-    matrix: NDArray[np.int64]
-    images: tuple[tuple[str, float], ...]
-    shown: tuple[Shown, ...]
-
-
-def look(
-    network: nn.Module,
-    config: TrainConfig,
-    pairs: Sequence[Pair],
-    data: DataConfig,
-    *,
-    said: Callable[[str], None] = lambda text: None,
-) -> Seen:
-    """Predict every image once, and the best, the median and the worst once more for their pictures.
+def shown_images(
+    evaluation: Evaluation, labeller: Labeller, pairs: Sequence[Pair], data: DataConfig
+) -> tuple[Shown, ...]:
+    """The best, the median and the worst image of an evaluation, each once however few there are.
 
     Raises:
         DataError: a file cannot be read.
     """
-    import torch
-
-    classes = resolve_classes(data)
-    device = pick_device()
-    network.to(device)
-    total: NDArray[np.int64] = np.zeros((len(classes), len(classes)), np.int64)
-    ranked: list[tuple[float, Pair]] = []
-    for number, pair in enumerate(pairs, start=1):
-        image, truth = read_image(pair.image), read_mask(pair.mask, data, classes)
-        counts = ConfusionMatrix(len(classes), ignore_index=VOID)
-        counts.add(torch.from_numpy(truth), torch.from_numpy(predict(network, image, config, device)))
-        total += counts.numpy()
-        ranked.append((scores(counts.numpy(), background=data.background).miou, pair))
-        if number % 100 == 0:
-            said(f"{number} of {len(pairs)} images")
-    ranked.sort(key=lambda item: (-item[0], item[1].id))
-    places = {"the best": 0, "the median": len(ranked) // 2, "the worst": len(ranked) - 1}
-    shown = []
-    for title, place in places.items():
-        if place in list(places.values())[: len(shown)]:  # of one or two images
+    places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(labeller.classes)
+    shown: dict[str, Shown] = {}
+    for kind, ids in evaluation.chosen(1).items():
+        if not ids or ids[0] in shown:
             continue
-        miou, pair = ranked[place]
-        image, truth = read_image(pair.image), read_mask(pair.mask, data, classes)
-        predicted, colors = predict(network, image, config, device), palette(classes)
-        shown.append(
-            Shown(
-                title,
-                pair.id,
-                miou,
-                (image.shape[1], image.shape[0]),
-                picture_uri(image),
-                mask_uri(truth, colors),
-                mask_uri(predicted, colors),
-                picture_uri(overlay(image, predicted, colors, background=data.background)),
-            )
+        pair = places[ids[0]]
+        image, truth = read_image(pair.image), read_mask(pair.mask, data, labeller.classes)
+        predicted = next(labeller.masks([labeller.prepare(image)]))
+        shown[pair.id] = Shown(
+            title=f"the {kind}",
+            id=pair.id,
+            miou=float(mious[pair.id] or 0.0),
+            size=(image.shape[1], image.shape[0]),
+            image=picture_uri(image),
+            truth=mask_uri(truth, colors),
+            prediction=mask_uri(predicted, colors),
+            overlay=picture_uri(overlay(image, predicted, colors, background=data.background)),
         )
-    return Seen(
-        scores(total, background=data.background),
-        total,
-        tuple((pair.id, miou) for miou, pair in ranked),
-        tuple(shown),
-    )
+    return tuple(shown.values())
