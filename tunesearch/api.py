@@ -40,7 +40,7 @@ from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
-from tunesearch.search.preflight import check_surroundings, preflight
+from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
@@ -455,14 +455,9 @@ def _test_once(ledger: Ledger, progress: Progress) -> None:
     if ledger.experiment.data.folds is not None:
         progress.note("trained on folds, so that there is no one network: no test score")
         return
-    before = confirmation.looks(ledger)
-    if before:
-        told = ", ".join(f"{look['by']} of trials {look['trials']}" for look in before)
-        progress.note(
-            f"the test part was looked at before ({told}); it is looked at again for trial {confirmed.leader}, "
-            "and a choice that was made by it is no longer independent"
-        )
-    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    if confirmation.looks(ledger):
+        rule = "a choice that was made by it is no longer independent"
+        progress.note(f"the test part was looked at before; now again, for trial {confirmed.leader}: {rule}")
     evaluate_test(ledger, confirmed, said=progress.note)
 
 
@@ -826,7 +821,7 @@ def evaluate(
     result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
     for model in opened:
         if holds_test_images(model, pairs):
-            earlier = looked_at_test(model.folder, by=f"evaluate {' '.join(one.name for one in opened)}")
+            earlier = looked_at_test(model, by=f"evaluate {' '.join(one.name for one in opened)}")
             if earlier:
                 said(f"warning: {model.name}: {warning(earlier)}")
     if result.seen and what != "train":

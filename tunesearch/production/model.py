@@ -87,9 +87,7 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
         rule = f"{problem.rule}, and no model folder has that path"
         raise SearchNameError(Problem(problem.where, rule, value=problem.value, hint=problem.hint)) from error
     try:
-        code = str(ledger.attribute("settings", {}).get("code", "."))
-        find_own_code(code)
-        return _from_search(ledger, chosen(ledger, trial), Path(code))
+        return open_trial(ledger, chosen(ledger, trial))
     finally:
         ledger.close()
 
@@ -98,7 +96,15 @@ def _from_bundle(folder: Path) -> Model:
     raise InputError(Problem(str(folder), "model folders cannot be read yet"))  # helper A's read_bundle
 
 
-def _from_search(ledger: Ledger, record: TrialRecord, code: Path) -> Model:
+def open_trial(ledger: Ledger, record: TrialRecord) -> Model:
+    """The model of a search's trial, with the weights of its best epoch.
+
+    Raises:
+        InputError: no weights kept; own code that is not there.
+        WeightsError: the file of the weights is damaged.
+    """
+    code = str(ledger.attribute("settings", {}).get("code", "."))
+    find_own_code(code)
     classes = resolve_classes(ledger.experiment.data)
     network = trained_model(ledger, record, len(classes))
     return Model(
@@ -109,7 +115,7 @@ def _from_search(ledger: Ledger, record: TrialRecord, code: Path) -> Model:
         classes=classes,
         split=ledger.split,
         folder=ledger.folder,
-        code=code,
+        code=Path(code),
         fingerprint=sha256(weights_file(ledger, record).read_bytes()),
         trial=record.number,
     )

@@ -13,8 +13,9 @@ import math
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from scipy import stats
@@ -268,7 +269,9 @@ def looks(ledger: Ledger) -> list[dict[str, Any]]:
     return [look for _, look in sorted(ledger.attributes("test_look:").items())]
 
 
-def record_look(ledger: Ledger, *, by: str, trials: Sequence[int], result: dict[str, Any]) -> None:
+def record_look(
+    ledger: Ledger, *, by: str, trials: Sequence[int], result: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Keep that somebody has looked at the test part, and what was seen.
 
     Args:
