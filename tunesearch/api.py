@@ -454,6 +454,8 @@ def confirm(
                 return result
             ledger = Ledger.open(storage_folder(storage), name, drive=True)
         _test_once(ledger, progress)
+        if settings.keep_checkpoints is not None:
+            confirmation.drop_others(ledger)
         _close(ledger, settings, _status_kept(ledger))
         return _result(ledger, _status_kept(ledger))
     finally:
@@ -861,7 +863,8 @@ def evaluate(
     result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
     for model in opened:
         if holds_test_images(model, pairs):
-            earlier = looked_at_test(model, by=f"evaluate {' '.join(one.name for one in opened)}")
+            measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
+            earlier = looked_at_test(model, by="evaluate", result=measured)
             if earlier:
                 said(f"warning: {model.name}: {warning(earlier)}")
     if result.seen and what != "train":
