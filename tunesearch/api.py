@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from tunesearch.boards import Board, boards
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
@@ -49,7 +50,7 @@ from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, without_password
+from tunesearch.tracking import Tracker, default_uri, known, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate",
     "export",
     "extend",
+    "leaderboard",
     "list_searches",
     "load",
     "predict",
@@ -694,6 +696,19 @@ def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+def leaderboard(*, top: int = 10, tracking: str | None = None, storage: str | Path | None = None) -> list[Board]:
+    """The best of every search and production training that an MLflow knows, those together that may be compared.
+
+    Args:
+        top: entries per data set and objective.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+
+    Raises:
+        InputError: there is no MLflow, or it does not answer.
+    """
+    return boards(known(tracking_uri(storage_folder(storage), tracking)), top=top)
 
 
 @contextlib.contextmanager

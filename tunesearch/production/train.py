@@ -19,7 +19,7 @@ from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import freeze_split
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.trainer import EpochMetrics, Trainer
-from tunesearch.tracking import TrainingRun
+from tunesearch.tracking import TrainingRun, measured_on
 
 
 def train(
@@ -91,7 +91,16 @@ def train(
         storage=storage,
         name=output.name,
         params=config.model_dump(mode="json"),
-        tags={"tunesearch.search": str(document.get("search", "")), "tunesearch.trial": str(document.get("trial", ""))},
+        tags={
+            "tunesearch.search": str(document.get("search", "")),
+            "tunesearch.trial": str(document.get("trial", "")),
+            **measured_on(
+                data,
+                split.digest,
+                objective=str(score.get("objective", "val_miou")),
+                resolution=str(score.get("resolution", "network")),
+            ),
+        },
         run_id=state.run_id if trainer.resumed is not None else None,
     )
     state.note(run_id=run.run_id)
