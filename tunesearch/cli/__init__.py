@@ -15,6 +15,7 @@ from tunesearch.cli import (
     fetch,
     models,
     predicting,
+    reporting,
     running,
     service,
     showing,
@@ -35,6 +36,7 @@ def cli(debug: bool) -> None:
     tunesearch run voc_unet --data DIR  search on your data
     tunesearch show NAME                what a search found
     tunesearch confirm NAME             does the best one hold? over seeds, then once on the test part
+    tunesearch report NAME              all of it as one HTML file
     tunesearch export NAME -o best.yaml the best configuration, complete
     tunesearch train best.yaml          train it to the end
 
@@ -59,6 +61,7 @@ for command in (
     showing.show,
     showing.ui,
     showing.sync,
+    reporting.report,
     comparing.compare,
     exporting.export,
     exporting.train,
