@@ -50,7 +50,7 @@ from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, known, without_password
+from tunesearch.tracking import Tracker, default_uri, known, log_report, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "list_searches",
     "load",
     "predict",
+    "report",
     "resume",
     "retry",
     "run",
@@ -731,6 +732,37 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
     finally:
         ledger.close()
     return without_password(uri)
+
+
+def report(
+    name: str,
+    output: str | Path | None = None,
+    *,
+    storage: str | Path | None = None,
+    tracking: str | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the report of a search, in whatever state it is, as one HTML file; MLflow keeps it with the search's run.
+
+    Args:
+        output: the file; None: ``STORAGE/NAME/report.html``.
+        tracking: MLflow's tracking URI; None: the one that the search was told to.
+        said: told what takes its time, and what could not be shown.
+
+    Returns:
+        ``output``, ``bytes``, ``missing`` (what could not be shown, and why) and ``mlflow`` (why it does not have it,
+        else empty).
+
+    Raises:
+        InputError: no such search; a file that cannot be written.
+    """
+    from tunesearch.reporting.page import write_report  # plotly, which no other verb needs
+
+    with _opened(name, storage) as ledger:
+        file = Path(output) if output is not None else ledger.folder / "report.html"
+        told = write_report(ledger, file, status=_status(ledger), said=said)
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(ledger.folder.parent)
+        return {**told, "mlflow": log_report(ledger, uri, file)}
 
 
 def export(
