@@ -20,6 +20,7 @@ from tunesearch.cli import (
     showing,
     spaces,
     steering,
+    training,
 )
 from tunesearch.errors import InputError, TunesearchError
 
@@ -61,7 +62,7 @@ for command in (
     showing.sync,
     comparing.compare,
     exporting.export,
-    exporting.train,
+    training.train,
     predicting.evaluate,
     predicting.predict,
     predicting.ensemble,
