@@ -946,6 +946,7 @@ def train(
     Args:
         output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
         seed: short for one of ``seeds``.
+        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
@@ -955,6 +956,8 @@ def train(
     path = Path(source)
     if address is not None:
         check_address(address, "--address")
+    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+        check_address(address, "$RAY_ADDRESS")
     return train_configuration(
         path,
         output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),

@@ -28,7 +28,7 @@ from tunesearch.errors import DiskFull, Halted
 )
 @click.option("--seeds", "repeats", type=click.IntRange(min=1), default=1, help="Train with so many seeds.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes, on GPUs one each [1].")
-@click.option("--address", help="Ray cluster where the processes run: auto or an address [this machine].")
+@click.option("--address", help="Ray cluster of the processes: auto or an address [$RAY_ADDRESS, else this machine].")
 @options.encoder_weights
 @options.tracking
 @options.storage

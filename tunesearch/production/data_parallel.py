@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from tunesearch.errors import Halted, InputError, Problem, TunesearchError
+from tunesearch.errors import Halted, TunesearchError
 from tunesearch.production.job import Job, Tell, take_part
 from tunesearch.search.interruption import Interruption
+from tunesearch.search.resources import plan_workers
 from tunesearch.search.run import ENVIRONMENT
 from tunesearch.search.session import ray_session
 from tunesearch.segmentation.team import Team
@@ -60,7 +61,9 @@ def train_together(
     with ray_session(address, noted=lambda folder: None, abandon=abandon) as guard:
         guard.lost = lost.append
         interruption.listen()
-        gpus, cpus = _plan(workers)
+        import ray
+
+        each = plan_workers([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
         attempts = 0
         while True:
             done: list[dict[str, Any]] = []
@@ -70,7 +73,7 @@ def train_together(
                     done.append(value)
                 tell(kind, value)
 
-            error = _fit(job, workers, heard, gpus=gpus, cpus=cpus, lost=lost)
+            error = _fit(job, workers, heard, gpus=each.gpus > 0, cpus=each.cpus, lost=lost)
             if error is None:
                 return
             attempts = 1 if done else attempts + 1
@@ -85,23 +88,6 @@ def train_together(
                 raise Halted(f"the training's processes died {attempts} times in a row: {_words(error)}") from error
             else:
                 said(f"note: a process died ({_words(error)}); going on from the last epoch")
-
-
-def _plan(workers: int) -> tuple[bool, int]:
-    """Whether the processes run on GPUs, and the CPUs of each.
-
-    Raises:
-        InputError: there are too few.
-    """
-    import ray
-
-    there = ray.cluster_resources()
-    gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
-    number, what = (gpus, "GPUs") if gpus else (cpus, "CPUs")
-    if workers > number:
-        rule = f"must be at most the number of {what} there are, {number}"
-        raise InputError(Problem("--workers", rule, value=str(workers)))
-    return gpus > 0, max(1, cpus // max(workers, gpus))
 
 
 def _fit(job: Job, workers: int, tell: Tell, *, gpus: bool, cpus: int, lost: list[str]) -> Exception | None:

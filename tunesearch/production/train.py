@@ -1,7 +1,8 @@
-"""Production training: the same trainer, all epochs, from a model folder or an exported configuration, to a model folder.
+"""Production training: all epochs of a model folder or an exported configuration, ending in a model folder.
 
-A training that is not finished has its files beside its output, in ``OUTPUT.training``: the checkpoint, the best weights
-so far and ``training.json``, by which it is recognised when it is started again. OUTPUT appears whole, at the end.
+A training that is not finished has its files beside its output, in ``OUTPUT.training``: the checkpoint, the best
+weights so far and ``training.json``, by which it is recognised when it is started again. OUTPUT appears whole, at the
+end.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def train(
         said, epoch_done: told what happens.
 
     Returns:
-        ``outcome``, ``output``, ``weights`` (None unless it completed), the metrics of the ``best`` epoch, the number of
-        ``epochs``, ``reproduced`` (whether the curve is the recorded one; None: not comparable); with several seeds
+        ``outcome``, ``output``, ``weights`` (None unless it completed), the metrics of the ``best`` epoch, the number
+        of ``epochs``, ``reproduced`` (whether the curve is the recorded one; None: not comparable); with several seeds
         ``outcome``, ``output``, ``metric``, ``mean``, ``deviation`` and ``trainings``.
 
     Raises:
@@ -179,11 +180,14 @@ def train(
         on=on,
         objective=source.objective,
         folder=output,
-        encoder_weights=encoder_weights,
-        code=source.bundle.code if source.bundle is not None else None,
+        encoder_weights=None if encoder_weights is None else encoder_weights.absolute(),
+        code=source.bundle.code.resolve() if source.bundle is not None and source.bundle.code is not None else None,
         beside=None if source.bundle is not None else path.parent.resolve(),
         threads=_recorded_threads(source),
     )
+    if len(seeds) > 1 and is_bundle(output):
+        rule = "is a model folder, and several seeds need a folder for theirs"
+        raise InputError(Problem(str(output), rule, hint="-o gives another folder"))
     singles = {seed: output / f"seed-{seed}" for seed in seeds} if len(seeds) > 1 else {}
     for folder in singles.values() or [output]:
         _require_free(folder, several=bool(singles))
@@ -208,7 +212,7 @@ def train(
     return _summary(results, source.objective, output)
 
 
-# ------------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------------------------------------------------ what is trained
 
 
 def _without_validation(source: Source, said: Said) -> dict[str, Any]:
@@ -343,7 +347,7 @@ def _train_one(
     job: Job, source: Source, output: Path, name: str, outside: Outside, interruption: Interruption
 ) -> dict[str, Any]:
     """Train one seed to its end and write its model folder."""
-    said, work = outside.said, _work(output)
+    said, work = outside.said, _work(output.absolute())
     job = replace(job, folder=work)
     what = {"config": job.config.model_dump(mode="json"), "data_digest": job.split.digest, "on": job.on}
     state = _State(work)
@@ -414,13 +418,14 @@ def _train_one(
 
 def _tracked(job: Job, source: Source, name: str, state: _State, outside: Outside) -> TrainingRun:
     """The training's run in MLflow: an earlier session's, or a new one."""
-    origin = {key: str(source.document.get(key, "")) for key in ("search", "trial")}
+    tags = {"tunesearch.on": str(job.on)}
+    tags |= {f"tunesearch.{key}": str(source.document.get(key, "")) for key in ("search", "trial")}
     run = TrainingRun(
         outside.tracking_uri,
         storage=outside.storage,
         name=name,
         params=job.config.model_dump(mode="json"),
-        tags={**{f"tunesearch.{key}": value for key, value in origin.items()}, "tunesearch.on": job.on},
+        tags=tags,
         run_id=state.run_id,
     )
     state.note(run_id=run.run_id)
@@ -441,7 +446,7 @@ def _write(
         output.rmdir()
     split, objective, best = _trained_split(job), source.objective, EpochMetrics.from_dict(seen["best"])
     validated = job.on == "train"
-    document = {
+    document: dict[str, Any] = {
         **{key: source.document[key] for key in ("search", "space", "trial") if key in source.document},
         "tunesearch": tunesearch.__version__,
         "outcome": "completed",
