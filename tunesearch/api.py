@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tunesearch.boards import Board, boards
@@ -41,7 +41,7 @@ from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
-from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
+from tunesearch.search.preflight import check_address, check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
@@ -993,38 +993,55 @@ def compare(
 
 
 def train(
-    configuration: str | Path,
+    source: str | Path,
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
+    data_as_is: bool = False,
     encoder_weights: str | Path | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] = (),
+    repeats: int = 1,
+    on: Literal["train", "train+val"] = "train",
+    workers: int = 1,
+    address: str | None = None,
     tracking: str | None = None,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
     epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
-    """Train an exported configuration to its end and save its weights; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
 
     Args:
-        output: folder; None: ``STORAGE/trained/NAME`` after the configuration's file.
-        said, epoch_done: told what happens.
+        output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
+        seed: short for one of ``seeds``.
+        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
+        DiskFull, Halted: its surroundings ended it; the same call goes on.
     """
     folder = storage_folder(storage)
-    path = Path(configuration)
+    path = Path(source)
+    if address is not None:
+        check_address(address, "--address")
+    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+        check_address(address, "$RAY_ADDRESS")
     return train_configuration(
         path,
-        output=Path(output) if output is not None else folder / "trained" / path.stem,
+        output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
         tracking_uri=tracking_uri(folder, tracking),
         storage=folder,
         data_root=Path(data) if data is not None else None,
+        data_as_is=data_as_is,
         encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
         epochs=epochs,
-        seed=seed,
+        seeds=[*([] if seed is None else [seed]), *seeds],
+        repeats=repeats,
+        on=on,
+        workers=workers,
+        address=address,
         said=said,
         epoch_done=epoch_done,
     )

@@ -22,6 +22,7 @@ from tunesearch.cli import (
     showing,
     spaces,
     steering,
+    training,
 )
 from tunesearch.errors import InputError, TunesearchError
 
@@ -66,7 +67,7 @@ for command in (
     reporting.report,
     comparing.compare,
     exporting.export,
-    exporting.train,
+    training.train,
     predicting.evaluate,
     predicting.predict,
     predicting.ensemble,
