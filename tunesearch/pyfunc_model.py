@@ -31,7 +31,7 @@ class RegisteredModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.preprocessing = json.loads((folder / "bundle.json").read_text("utf-8"))["preprocessing"]
         self.program = torch.export.load(folder / "model.pt2").module()
 
-    def predict(self, context: Any, model_input: NDArray[np.uint8], params: Any = None) -> NDArray[np.uint8]:
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> NDArray[np.uint8]:
         """The masks of pictures."""
         return np.stack([self._mask(np.asarray(image, np.uint8)) for image in model_input])
 

@@ -254,6 +254,7 @@ def _describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
         "seed": config.seed,
         **{key: effective.get(key) for key in ("threads", "precision", "device")},
         "code": {"tunesearch": tunesearch.__version__, "sha256": source_hash()},
+        "own_code": sorted(path.name for path in training.code),
         "versions": document.get("versions", {}),
     }
 
