@@ -6,14 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tunesearch.errors import InputError
-from tunesearch.production.bundle import read_bundle, write_bundle
+from tunesearch.production.bundle import Training, read_bundle, write_bundle
 from tunesearch.registry import check_model_name, register
 from tunesearch.segmentation.inference import predict
 
@@ -21,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow'
 
 USE = """
 import sys
-for name in ("tunesearch", "ray", "optuna", "cv2", "albumentations", "segmentation_models_pytorch", "timm", "torchvision"):
+for name in ("tunesearch", "ray", "optuna", "cv2", "albumentations", "timm", "torchvision"):
     sys.modules[name] = None  # as if it were not installed
 import mlflow, numpy
 uri, name, folder = sys.argv[1:]
@@ -32,14 +34,16 @@ numpy.save(f"{folder}/masks.npy", model.predict(numpy.load(f"{folder}/pictures.n
 """
 
 
-def _pictures(count: int, height: int, width: int) -> np.ndarray:
+def _pictures(count: int, height: int, width: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (count, 7, 9, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in coarse])
 
 
 @pytest.mark.parametrize("tiled", [False, True])
-def test_a_version_predicts_without_tunesearch_and_ray(tiled, shapes_bundle, train_on_sample, tmp_path) -> None:
+def test_a_version_predicts_without_tunesearch_and_ray(
+    tiled: bool, shapes_bundle: Path, train_on_sample: Callable[..., Training], tmp_path: Path
+) -> None:
     """Registered on SQLite, loaded by another process that has neither; masks equal those of the project."""
     from mlflow import MlflowClient
 
@@ -77,7 +81,7 @@ def test_a_version_predicts_without_tunesearch_and_ray(tiled, shapes_bundle, tra
     assert pickles == []
 
 
-def test_a_bundle_without_a_torch_program_is_refused(shapes, tmp_path) -> None:
+def test_a_bundle_without_a_torch_program_is_refused(shapes: Training, tmp_path: Path) -> None:
     content = write_bundle(shapes, tmp_path / "model", formats=())
     with pytest.raises(InputError, match="cannot be registered without a torch program"):
         register(tmp_path / "model", content, "shapes", uri=f"sqlite:///{tmp_path}/mlflow.db", storage=tmp_path)
