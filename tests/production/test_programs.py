@@ -109,6 +109,16 @@ def test_a_program_takes_any_size_and_computes_the_networks_logits(
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
 
 
+def test_a_program_moves_to_another_device_as_the_card_says(shapes_bundle: Path) -> None:
+    """To torch's meta device, which takes no tensor of another; a GPU is not needed for that."""
+    from torch.export.passes import move_to_device_pass
+
+    moved = move_to_device_pass(torch.export.load(shapes_bundle / "model.pt2"), "meta").module()
+    with torch.no_grad():
+        logits = moved(torch.zeros(3, 3, 50, 71, dtype=torch.uint8, device="meta"))
+    assert (logits.shape, logits.device.type) == ((3, 5, 50, 71), "meta")
+
+
 def test_one_that_is_decided_by_its_features_size_is_exported_at_its_own(tmp_path: Path) -> None:
     """PAN at 32x32 is padded to 128 pixels inside: any number of images, of this size alone."""
     model = _model(architecture="pan", encoder="resnet18")

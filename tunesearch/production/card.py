@@ -96,7 +96,8 @@ def _programs(content: dict[str, Any]) -> str:
                 "`preprocessing.tiles` in bundle.json and blends their scores, which is what the score stands for."
             )
         parts.append(
-            'On a GPU: `torch.export.passes.move_to_device_pass(torch.export.load("model.pt2"), "cuda").module()`.'
+            "On a GPU: `from torch.export.passes import move_to_device_pass`, then "
+            '`move_to_device_pass(torch.export.load("model.pt2"), "cuda").module()`.'
         )
         parts.append(_check("`model.pt2`", torch))
     if "file" in onnx:
