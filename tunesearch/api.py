@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from tunesearch.boards import Board, boards
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
@@ -40,15 +41,16 @@ from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
-from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
+from tunesearch.search.preflight import check_address, check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
+from tunesearch.search.warm_start import Source, gather, require_heeding
 from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, without_password
+from tunesearch.tracking import Tracker, default_uri, known, log_report, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -61,9 +63,11 @@ __all__ = [
     "evaluate",
     "export",
     "extend",
+    "leaderboard",
     "list_searches",
     "load",
     "predict",
+    "report",
     "resume",
     "retry",
     "run",
@@ -128,6 +132,7 @@ class SearchResult:
         sample: whether the data were the built-in sample.
         duplicates: suggestions that equalled an earlier trial and were not trained.
         seconds: of searching, all sessions together.
+        warm_start: what other searches gave the sampler; empty: nothing did.
         confirmation: what repeating the best trials over seeds has shown; None: nobody has asked for it.
     """
 
@@ -140,6 +145,7 @@ class SearchResult:
     sample: bool
     duplicates: int
     seconds: float
+    warm_start: tuple[Source, ...] = ()
     confirmation: Confirmation | None = None
 
     def class_iou(self) -> dict[str, float | None]:
@@ -164,6 +170,7 @@ class SearchResult:
             "data": "built-in sample" if self.sample else "user",
             "seconds": round(self.seconds, 3),
             "duplicates": self.duplicates,
+            "warm_start": [asdict(source) for source in self.warm_start],
             "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "best": best,
             "trials": [record.as_dict() for record in self.trials],
@@ -231,6 +238,7 @@ def run(
     ledger_url: str | None = None,
     keep_checkpoints: int | None = None,
     stall_timeout: float | None = None,
+    warm_start: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search a space for the best configuration.
@@ -253,6 +261,8 @@ def run(
         ledger_url: PostgreSQL database that the ledger is kept in; None: ``$TUNESEARCH_LEDGER``, else SQLite.
         keep_checkpoints: how many completed trials keep their weights, the best ones; None: all.
         stall_timeout: seconds without a sign of life after which a trial is started again; None: half an hour.
+        warm_start: searches of the storage folder whose trials the sampler is told; see
+            :mod:`tunesearch.search.warm_start`.
         progress: told what happens.
 
     Raises:
@@ -307,11 +317,18 @@ def run(
         if experiment.data.layout == "sample"
         else f"data: {experiment.data.root}"
     )
-    report, split, notes = preflight(experiment, settings)
+    with _all_opened(warm_start, folder) as others:
+        if others:
+            require_heeding(experiment, others)
+        report, split, notes = preflight(experiment, settings)
+        warm = gather(experiment, split, others) if others else None
     progress.checked(report)
     for text in notes:
         progress.note(text)
-    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict(), url=ledger_url)
+    if warm is not None:
+        progress.note(str(warm))
+        experiment = warm.tried_first(experiment)
+    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict(), url=ledger_url, warm_start=warm)
     try:
         return _search(ledger, settings, progress)
     except InputError:
@@ -438,6 +455,8 @@ def confirm(
                 return result
             ledger = Ledger.open(storage_folder(storage), name, drive=True)
         _test_once(ledger, progress)
+        if settings.keep_checkpoints is not None:
+            confirmation.drop_others(ledger)
         _close(ledger, settings, _status_kept(ledger))
         return _result(ledger, _status_kept(ledger))
     finally:
@@ -455,14 +474,9 @@ def _test_once(ledger: Ledger, progress: Progress) -> None:
     if ledger.experiment.data.folds is not None:
         progress.note("trained on folds, so that there is no one network: no test score")
         return
-    before = confirmation.looks(ledger)
-    if before:
-        told = ", ".join(f"{look['by']} of trials {look['trials']}" for look in before)
-        progress.note(
-            f"the test part was looked at before ({told}); it is looked at again for trial {confirmed.leader}, "
-            "and a choice that was made by it is no longer independent"
-        )
-    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    if confirmation.looks(ledger):
+        rule = "a choice that was made by it is no longer independent"
+        progress.note(f"the test part was looked at before; now again, for trial {confirmed.leader}: {rule}")
     evaluate_test(ledger, confirmed, said=progress.note)
 
 
@@ -584,6 +598,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
         seconds=ledger.seconds(),
+        warm_start=ledger.warm_start.sources,
         confirmation=confirmation.confirmation(ledger),
     )
 
@@ -684,6 +699,29 @@ def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
         ledger.close()
 
 
+def leaderboard(*, top: int = 10, tracking: str | None = None, storage: str | Path | None = None) -> list[Board]:
+    """The best of every search and production training that an MLflow knows, those together that may be compared.
+
+    Args:
+        top: entries per data set and objective.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+
+    Raises:
+        InputError: there is no MLflow, or it does not answer.
+    """
+    return boards(known(tracking_uri(storage_folder(storage), tracking)), top=top)
+
+
+@contextlib.contextmanager
+def _all_opened(names: Sequence[str], folder: Path) -> Iterator[list[Ledger]]:
+    with contextlib.ExitStack() as stack:
+        ledgers = []
+        for name in dict.fromkeys(names):
+            ledgers.append(Ledger.open(folder, name))
+            stack.callback(ledgers[-1].close)
+        yield ledgers
+
+
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:
     """Make MLflow say what the ledger says; gives the tracking URI."""
     folder = storage_folder(storage)
@@ -694,6 +732,37 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
     finally:
         ledger.close()
     return without_password(uri)
+
+
+def report(
+    name: str,
+    output: str | Path | None = None,
+    *,
+    storage: str | Path | None = None,
+    tracking: str | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the report of a search, in whatever state it is, as one HTML file; MLflow keeps it with the search's run.
+
+    Args:
+        output: the file; None: ``STORAGE/NAME/report.html``.
+        tracking: MLflow's tracking URI; None: the one that the search was told to.
+        said: told what takes its time, and what could not be shown.
+
+    Returns:
+        ``output``, ``bytes``, ``missing`` (what could not be shown, and why) and ``mlflow`` (why it does not have it,
+        else empty).
+
+    Raises:
+        InputError: no such search; a file that cannot be written.
+    """
+    from tunesearch.reporting.page import write_report  # plotly, which no other verb needs
+
+    with _opened(name, storage) as ledger:
+        file = Path(output) if output is not None else ledger.folder / "report.html"
+        told = write_report(ledger, file, status=_status(ledger), said=said)
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(ledger.folder.parent)
+        return {**told, "mlflow": log_report(ledger, uri, file)}
 
 
 def export(
@@ -919,48 +988,60 @@ def compare(
     Raises:
         InputError: no such search, field or trial; no trial to compare.
     """
-    folder = storage_folder(storage)
-    with contextlib.ExitStack() as stack:
-        ledgers = []
-        for name in dict.fromkeys(names):
-            ledgers.append(Ledger.open(folder, name))
-            stack.callback(ledgers[-1].close)
+    with _all_opened(names, storage_folder(storage)) as ledgers:
         return compare_trials(ledgers, by=tuple(by), trials=tuple(trials), stopped=stopped)
 
 
 def train(
-    configuration: str | Path,
+    source: str | Path,
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
+    data_as_is: bool = False,
     encoder_weights: str | Path | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] = (),
+    repeats: int = 1,
+    on: Literal["train", "train+val"] = "train",
+    workers: int = 1,
+    address: str | None = None,
     tracking: str | None = None,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
     epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
-    """Train an exported configuration to its end and save its weights; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
 
     Args:
-        output: folder; None: ``STORAGE/trained/NAME`` after the configuration's file.
-        said, epoch_done: told what happens.
+        output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
+        seed: short for one of ``seeds``.
+        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
+        DiskFull, Halted: its surroundings ended it; the same call goes on.
     """
     folder = storage_folder(storage)
-    path = Path(configuration)
+    path = Path(source)
+    if address is not None:
+        check_address(address, "--address")
+    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+        check_address(address, "$RAY_ADDRESS")
     return train_configuration(
         path,
-        output=Path(output) if output is not None else folder / "trained" / path.stem,
+        output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
         tracking_uri=tracking_uri(folder, tracking),
         storage=folder,
         data_root=Path(data) if data is not None else None,
+        data_as_is=data_as_is,
         encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
         epochs=epochs,
-        seed=seed,
+        seeds=[*([] if seed is None else [seed]), *seeds],
+        repeats=repeats,
+        on=on,
+        workers=workers,
+        address=address,
         said=said,
         epoch_done=epoch_done,
     )

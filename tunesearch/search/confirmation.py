@@ -172,6 +172,17 @@ def request(ledger: Ledger, wanted: Sequence[tuple[int, int]]) -> int:
     return len(missing)
 
 
+def drop_others(ledger: Ledger) -> None:
+    """Remove the weights of every repeat but the leader's, once all have ended."""
+    confirmed = confirmation(ledger)
+    if confirmed is None or not confirmed.done or confirmed.leader is None:
+        return
+    for record in ledger.confirmations():
+        if record.confirms != confirmed.leader:
+            for file in ledger.trial_folder(record.number).rglob("best.safetensors"):
+                file.unlink(missing_ok=True)
+
+
 def _counts(record: TrialRecord) -> bool:
     return record.outcome is None or record.outcome in DECIDED
 

@@ -1,0 +1,118 @@
+"""Confirming a real search. Oracles: each repeat trained by the trainer alone, a count of trainings, MLflow itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tunesearch
+from tunesearch.errors import InputError
+from tunesearch.search.ledger import Ledger
+from tunesearch.segmentation.data.cache import decoded
+from tunesearch.segmentation.trainer import Trainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's and MLflow's own, about themselves
+
+TOP, SEEDS = 2, 2
+
+
+def _command(storage: Path, *words: object) -> list[str]:
+    return [sys.executable, "-m", "tunesearch", *map(str, words), "--storage", str(storage)]
+
+
+def _searched(space: Path, storage: Path) -> None:
+    small = ("--trials", 3, "--epochs", 2, "--set", "data.test=0.25", "--set", "scheduler=none")
+    command = _command(storage, "run", space, "--name", "a", "--local", *small)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, tmp_path: Path) -> None:
+    """Killed in the second training: no repeat is lost or trained twice, each is what the trainer makes of it. The
+    test part is looked at once, with every network of the leader."""
+    storage, log = tmp_path / "runs", tmp_path / "epochs.log"
+    _searched(tiny_space, storage)
+    before = tunesearch.load("a", storage=storage)
+    environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
+    confirm = _command(storage, "confirm", "a", "--top", TOP, "--seeds", SEEDS, "--max-concurrent", 1)
+    killed = subprocess.Popen(confirm, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (log.exists() and "begin 4 2" in log.read_text()):
+        assert killed.poll() is None
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    half = tunesearch.load("a", storage=storage)
+    assert half.confirmation is not None
+    assert not half.confirmation.done
+    assert (half.status, half.best) == (before.status, before.best)
+
+    done = subprocess.run(confirm, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert "looked at once" in done.stdout
+    ends = [line.split()[1:3] for line in log.read_text().splitlines() if line.startswith("end")]
+    assert sorted(ends) == [[str(number), str(epoch)] for number in (3, 4, 5, 6) for epoch in (1, 2)]
+
+    result = tunesearch.load("a", storage=storage)
+    confirmed = result.confirmation
+    assert confirmed is not None
+    assert confirmed.done
+    assert [len(one.values) for one in confirmed.candidates] == [SEEDS, SEEDS]
+    assert [(record.number, record.outcome) for record in result.trials] == [
+        (record.number, record.outcome) for record in before.trials
+    ]
+    ledger = Ledger.open(storage, "a")
+    repeat = ledger.confirmations()[0]
+    parts = [decoded(ledger.experiment.data, ledger.split, part, repeat.config.size) for part in ("train", "val")]
+    sys.path.append(str(tiny_space.parent))
+    alone = Trainer(repeat.config, train=parts[0], val=parts[1], classes=5)
+    assert [epoch.val_miou for epoch in alone.epochs()] == pytest.approx(
+        [saved.metrics.val_miou for _, saved in sorted(repeat.epochs.items())], abs=0.02
+    )  # the trial may have had another number of threads
+
+    assert confirmed.test is not None
+    assert confirmed.test["images"] == len(ledger.split.test)
+    assert len(confirmed.test["miou"]["values"]) == SEEDS
+    assert set(confirmed.test["iou"]) == set(result.classes)
+    ledger.close()
+    again = tunesearch.confirm("a", top=TOP, seeds=SEEDS, storage=storage)
+    assert again.confirmation == confirmed  # nothing is trained or looked at once more
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    [parent] = [run for run in runs if run.data.tags["tunesearch.trial"] == "parent"]
+    leader = confirmed.candidates[0]
+    assert parent.data.tags["tunesearch.confirmed.trial"] == str(leader.trial)
+    assert float(parent.data.tags["tunesearch.confirmed.mean"]) == pytest.approx(leader.mean, abs=1e-6)
+    assert parent.data.metrics["test/miou"] == pytest.approx(confirmed.test["miou"]["mean"])
+    repeats = [run for run in runs if "tunesearch.confirms" in run.data.tags]
+    assert len(repeats) == TOP * SEEDS
+    assert {run.info.status for run in [parent, *repeats]} == {"FINISHED"}
+
+
+def test_more_seeds_train_only_what_is_missing(tiny_space: Path, tmp_path: Path) -> None:
+    storage, log = tmp_path / "runs", tmp_path / "epochs.log"
+    _searched(tiny_space, storage)
+    tunesearch.confirm("a", top=1, seeds=2, storage=storage)
+    command = _command(storage, "confirm", "a", "--top", 1, "--seeds", 3, "--json")
+    environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert [line.split()[1] for line in log.read_text().splitlines() if line.startswith("end")] == ["5", "5"]
+    confirmed = json.loads(done.stdout)["confirmation"]
+    assert [len(one["values"]) for one in confirmed["candidates"]] == [3]
+    assert "nothing to compare it with" in confirmed["verdict"]
+    assert len(confirmed["test"]["miou"]["values"]) == 2  # the one look of before: it was the same trial
+    assert "test part, trial" not in done.stderr
+
+
+def test_what_cannot_be_confirmed(tiny_space: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be 2 at least, but got 1"):
+        tunesearch.confirm("a", seeds=1, storage=tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        tunesearch.confirm("a", storage=tmp_path)
