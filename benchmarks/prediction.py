@@ -1,9 +1,9 @@
 """Pictures per second of a whole prediction, against the bare network on the same pictures, and where the rest goes.
 
-Measured: ``production.predict`` from a folder of files to masks on disk: reading, resizing, the network, resizing back, PNG.
-Against the limit: the same network in the same precision and batches, on the same pictures, resized and resident. The parts
-are then timed alone, one after the other, on one thread: what they add up to beside the network's time is what reading ahead
-and writing behind must hide. The sides take turns in one run.
+Measured: ``production.predict`` from a folder of files to masks on disk: reading, resizing, the network, resizing back,
+PNG. Against the limit: the same network in the same precision and batches, on the same pictures, resized and resident.
+The parts are also timed alone, one after the other, on one thread: what they add up to beside the network's time is what
+reading ahead and writing behind must hide. The sides take turns in one run.
 
     python benchmarks/prediction.py --data ../shared/data/voc2012_subset/JPEGImages --size 256x256
 """
@@ -95,7 +95,8 @@ def main() -> None:
             for name, work in sides.items():
                 took[name].append(seconds(work))
     facts = {
-        "model": f"{config.architecture}, {config.encoder}, {len(classes)} classes, {config.size}, batch {labeller.batch}",
+        "model": f"{config.architecture}, {config.encoder}, {len(classes)} classes",
+        "size, batch": f"{config.size}, {labeller.batch}",
         "pictures": f"{len(chosen)} of {images[0].shape[1]}x{images[0].shape[0]} and the like",
         "precision": str(labeller.members[0].dtype),
         "device": str(labeller.device),
@@ -105,11 +106,11 @@ def main() -> None:
     }
     say("Prediction", facts)
     limit = statistics.median(took["the bare network"])
-    rows = [
-        [name, spread([len(chosen) / one for one in values], 1), f"{1000 * statistics.median(values) / len(chosen):.1f}",
-         f"{limit / statistics.median(values):.2f}"]
-        for name, values in took.items()
-    ]  # fmt: skip
+    rows = []
+    for name, values in took.items():
+        middle = statistics.median(values)
+        speed = spread([len(chosen) / one for one in values], 1)
+        rows.append([name, speed, f"{1000 * middle / len(chosen):.1f}", f"{limit / middle:.2f}"])
     table(["side", "pictures/s: median (range)", "ms per picture", "of the bare network"], rows)
     write_json(options.json, {"facts": facts, "seconds": took})
 

@@ -135,7 +135,7 @@ def _windows(given: dict[str, Any]) -> dict[str, Any]:
     tiles, scale = given.pop("tiles"), given["scale"]
     if scale is not None and not tiles:
         raise click.UsageError("--scale only has a meaning with --tiles")
-    return {**given, "scale": (scale or 1.0) if tiles else None}
+    return {**given, "scale": (1.0 if scale is None else scale) if tiles else None}
 
 
 @contextlib.contextmanager
