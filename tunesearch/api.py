@@ -937,7 +937,7 @@ def ensemble(
     said: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Fit how much each model counts for each class, on the validation part of the first one's frozen split.
+    """Fit how much each model counts, on the validation part of the first one's frozen split.
 
     Args:
         models: model folders or names of searches.
