@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from tunesearch.production.job import Job, Tell, take_part
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.resources import plan_workers
 from tunesearch.search.run import ENVIRONMENT
-from tunesearch.search.session import ray_session
+from tunesearch.search.session import ray_session, remove_folder
+from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
 
 RESTARTS = 3
@@ -54,11 +56,14 @@ def train_together(
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     lost: list[str] = []
+    left = job.folder / "ray_folder"  # of a private Ray whose driver was killed
+    if left.is_file():
+        remove_folder(left.read_text("utf-8"))
 
     def abandon(reason: str) -> None:
         print(f"error: {reason}; the training goes on from its last epoch when it is started again", file=sys.stderr)
 
-    with ray_session(address, noted=lambda folder: None, abandon=abandon) as guard:
+    with ray_session(address, noted=partial(write_text, left), abandon=abandon) as guard:
         guard.lost = lost.append
         interruption.listen()
         import ray
@@ -174,7 +179,7 @@ def _member(given: dict[str, Any]) -> None:
             news.put((kind, value))
 
     device = "cuda" if given["gpus"] else "cpu"
-    if not given["gpus"] and job.threads is None:
+    if not given["gpus"]:
         job = replace(job, threads=given["cpus"])
     take_part(job, team, tell, device=device, cpus=given["cpus"])
 
