@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from tunesearch.boards import Board, boards
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
@@ -49,7 +50,7 @@ from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, without_password
+from tunesearch.tracking import Tracker, default_uri, known, log_report, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -62,9 +63,11 @@ __all__ = [
     "evaluate",
     "export",
     "extend",
+    "leaderboard",
     "list_searches",
     "load",
     "predict",
+    "report",
     "resume",
     "retry",
     "run",
@@ -696,6 +699,19 @@ def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
         ledger.close()
 
 
+def leaderboard(*, top: int = 10, tracking: str | None = None, storage: str | Path | None = None) -> list[Board]:
+    """The best of every search and production training that an MLflow knows, those together that may be compared.
+
+    Args:
+        top: entries per data set and objective.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+
+    Raises:
+        InputError: there is no MLflow, or it does not answer.
+    """
+    return boards(known(tracking_uri(storage_folder(storage), tracking)), top=top)
+
+
 @contextlib.contextmanager
 def _all_opened(names: Sequence[str], folder: Path) -> Iterator[list[Ledger]]:
     with contextlib.ExitStack() as stack:
@@ -716,6 +732,37 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
     finally:
         ledger.close()
     return without_password(uri)
+
+
+def report(
+    name: str,
+    output: str | Path | None = None,
+    *,
+    storage: str | Path | None = None,
+    tracking: str | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the report of a search, in whatever state it is, as one HTML file; MLflow keeps it with the search's run.
+
+    Args:
+        output: the file; None: ``STORAGE/NAME/report.html``.
+        tracking: MLflow's tracking URI; None: the one that the search was told to.
+        said: told what takes its time, and what could not be shown.
+
+    Returns:
+        ``output``, ``bytes``, ``missing`` (what could not be shown, and why) and ``mlflow`` (why it does not have it,
+        else empty).
+
+    Raises:
+        InputError: no such search; a file that cannot be written.
+    """
+    from tunesearch.reporting.page import write_report  # plotly, which no other verb needs
+
+    with _opened(name, storage) as ledger:
+        file = Path(output) if output is not None else ledger.folder / "report.html"
+        told = write_report(ledger, file, status=_status(ledger), said=said)
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(ledger.folder.parent)
+        return {**told, "mlflow": log_report(ledger, uri, file)}
 
 
 def export(

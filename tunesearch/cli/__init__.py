@@ -13,8 +13,10 @@ from tunesearch.cli import (
     data,
     exporting,
     fetch,
+    leaderboard,
     models,
     predicting,
+    reporting,
     running,
     service,
     showing,
@@ -36,6 +38,7 @@ def cli(debug: bool) -> None:
     tunesearch run voc_unet --data DIR  search on your data
     tunesearch show NAME                what a search found
     tunesearch confirm NAME             does the best one hold? over seeds, then once on the test part
+    tunesearch report NAME              all of it as one HTML file
     tunesearch export NAME -o best.yaml the best configuration, complete
     tunesearch train best.yaml          train it to the end
 
@@ -58,8 +61,10 @@ for command in (
     steering.stop,
     showing.list_,
     showing.show,
+    leaderboard.leaderboard,
     showing.ui,
     showing.sync,
+    reporting.report,
     comparing.compare,
     exporting.export,
     training.train,

@@ -34,7 +34,7 @@ from tunesearch.segmentation.files import data_root as root_of
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import EpochMetrics, pick_device
-from tunesearch.tracking import TrainingRun
+from tunesearch.tracking import TrainingRun, measured_on
 
 _CURVE = ("train_loss", *VAL_METRICS, "val_iou", "lr", "updates")
 """What two equal trainings have in common, epoch by epoch."""
@@ -420,6 +420,8 @@ def _tracked(job: Job, source: Source, name: str, state: _State, outside: Outsid
     """The training's run in MLflow: an earlier session's, or a new one."""
     tags = {"tunesearch.on": str(job.on)}
     tags |= {f"tunesearch.{key}": str(source.document.get(key, "")) for key in ("search", "trial")}
+    objective = source.objective
+    tags |= measured_on(job.data, job.split.digest, objective=objective.metric, resolution=objective.resolution)
     run = TrainingRun(
         outside.tracking_uri,
         storage=outside.storage,
