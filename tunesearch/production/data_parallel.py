@@ -151,18 +151,14 @@ def _fit(job: Job, workers: int, tell: Tell, *, gpus: bool, cpus: int, lost: lis
         shutil.rmtree(scratch, ignore_errors=True)
     if not failed:
         return None
-    failures = getattr(failed[0], "worker_failures", {})
-    # What a process raised comes wrapped; of one that died there is Ray's own error. Others then raise that the
-    # connection to it is closed.
-    raised = {rank: error._base_exc for rank, error in failures.items() if hasattr(error, "_base_exc")}
-    for kind in (TunesearchError, torch.OutOfMemoryError):
-        for error in raised.values():
-            if isinstance(error, kind):
-                if kind is TunesearchError:
-                    raise error
-                return error
-    if raised and len(raised) == len(failures):
-        raise next(iter(raised.values()))
+    # Ray's own errors are of processes that died; the others then find their connection closed. The rest was raised.
+    failures = getattr(failed[0], "worker_failures", {}).values()
+    own = [cause for cause in failures if not type(cause).__module__.startswith("ray.")]
+    raised = [cause for cause in own if not isinstance(cause, ConnectionError)]
+    for cause in sorted(raised, key=lambda cause: not isinstance(cause, TunesearchError)):
+        if isinstance(cause, torch.OutOfMemoryError):
+            return cause
+        raise cause
     return failed[0]
 
 
