@@ -149,6 +149,9 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     # The model that was trained is a source as good as the one that was exported.
     assert train(tmp_path / "again", "third")["reproduced"] is True
     assert train(tmp_path / "again", "fourth", seeds=[99])["reproduced"] is None
+    fourth = read_bundle(tmp_path / "fourth")
+    assert (fourth.content["origin"]["trial"], fourth.content["seed"]) == (None, 99)
+    assert fourth.document["trained_from"] == {"search": "s", "space": "tiny", "trial": 0}
 
 
 def test_the_frozen_files_are_trained_on(tmp_path: Path, train: Train) -> None:
