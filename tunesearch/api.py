@@ -1042,6 +1042,9 @@ def train(
     """
     folder = storage_folder(storage)
     path = Path(source)
+    if not path.exists() and (folder / path / "experiment.yaml").is_file():
+        hint = f"tunesearch export {path} -o {path}-model makes a model folder of its best trial"
+        raise InputError(Problem(str(source), "is a search, and neither a model folder nor a configuration", hint=hint))
     if address is not None:
         check_address(address, "--address")
     elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
