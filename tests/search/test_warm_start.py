@@ -378,7 +378,7 @@ def test_a_damaged_file_is_told(first: Ledger, tmp_path: Path) -> None:
     Ledger.open(tmp_path / "runs", "second", drive=True).close()
 
 
-# -------------------------------------------------------------------------------------------------------- whole searches
+# ------------------------------------------------------------------------------------------------------- whole searches
 
 
 class _Notes(Silence):
