@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tunesearch.boards import Board, boards
@@ -41,7 +41,7 @@ from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
-from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
+from tunesearch.search.preflight import check_address, check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
@@ -50,7 +50,7 @@ from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, known, without_password
+from tunesearch.tracking import Tracker, default_uri, known, log_report, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "list_searches",
     "load",
     "predict",
+    "report",
     "resume",
     "retry",
     "run",
@@ -733,6 +734,37 @@ def sync(name: str, *, storage: str | Path | None = None, tracking: str | None =
     return without_password(uri)
 
 
+def report(
+    name: str,
+    output: str | Path | None = None,
+    *,
+    storage: str | Path | None = None,
+    tracking: str | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the report of a search, in whatever state it is, as one HTML file; MLflow keeps it with the search's run.
+
+    Args:
+        output: the file; None: ``STORAGE/NAME/report.html``.
+        tracking: MLflow's tracking URI; None: the one that the search was told to.
+        said: told what takes its time, and what could not be shown.
+
+    Returns:
+        ``output``, ``bytes``, ``missing`` (what could not be shown, and why) and ``mlflow`` (why it does not have it,
+        else empty).
+
+    Raises:
+        InputError: no such search; a file that cannot be written.
+    """
+    from tunesearch.reporting.page import write_report  # plotly, which no other verb needs
+
+    with _opened(name, storage) as ledger:
+        file = Path(output) if output is not None else ledger.folder / "report.html"
+        told = write_report(ledger, file, status=_status(ledger), said=said)
+        uri = tracking or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(ledger.folder.parent)
+        return {**told, "mlflow": log_report(ledger, uri, file)}
+
+
 def export(
     name: str,
     output: str | Path,
@@ -961,38 +993,55 @@ def compare(
 
 
 def train(
-    configuration: str | Path,
+    source: str | Path,
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
+    data_as_is: bool = False,
     encoder_weights: str | Path | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] = (),
+    repeats: int = 1,
+    on: Literal["train", "train+val"] = "train",
+    workers: int = 1,
+    address: str | None = None,
     tracking: str | None = None,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
     epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
-    """Train an exported configuration to its end and save its weights; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
 
     Args:
-        output: folder; None: ``STORAGE/trained/NAME`` after the configuration's file.
-        said, epoch_done: told what happens.
+        output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
+        seed: short for one of ``seeds``.
+        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
+        DiskFull, Halted: its surroundings ended it; the same call goes on.
     """
     folder = storage_folder(storage)
-    path = Path(configuration)
+    path = Path(source)
+    if address is not None:
+        check_address(address, "--address")
+    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+        check_address(address, "$RAY_ADDRESS")
     return train_configuration(
         path,
-        output=Path(output) if output is not None else folder / "trained" / path.stem,
+        output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
         tracking_uri=tracking_uri(folder, tracking),
         storage=folder,
         data_root=Path(data) if data is not None else None,
+        data_as_is=data_as_is,
         encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
         epochs=epochs,
-        seed=seed,
+        seeds=[*([] if seed is None else [seed]), *seeds],
+        repeats=repeats,
+        on=on,
+        workers=workers,
+        address=address,
         said=said,
         epoch_done=epoch_done,
     )

@@ -664,6 +664,22 @@ def sync(ledger: Ledger, uri: str, *, status: str) -> None:
         raise InputError(Problem("--tracking-uri", rule, value=without_password(uri))) from error
 
 
+def log_report(ledger: Ledger, uri: str, file: Path) -> str:
+    """Keep a report with the parent run of a search; gives why MLflow did not take it, else an empty text."""
+    run = ledger.attributes(f"mlflow_run:{without_password(uri)}:").get(PARENT)
+    if run is None:
+        return f"it does not know the search; tunesearch sync {ledger.name} tells it"
+    try:
+        _prepare(retries=0)
+        from mlflow import MlflowClient
+
+        prepare_database(uri)
+        MlflowClient(tracking_uri=uri).log_artifact(str(run), str(file))
+    except Exception as error:  # MLflow may raise anything that a network, a database or a server can
+        return _reason(error)
+    return ""
+
+
 class TrainingRun:
     """One production training in MLflow. What MLflow cannot take is told once and then left out.
 

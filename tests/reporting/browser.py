@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol: what a page logs, asks the network for, measures and looks like.
+"""A headless Chromium, driven over its DevTools protocol: what a page logs, asks the network for and looks like.
 
 Nothing but aiohttp, which Ray's dashboard brings, is needed. ``$TUNESEARCH_BROWSER`` names another browser.
 """
@@ -70,7 +70,8 @@ def visit(
     command = [
         browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
+        "--remote-debugging-port=0", "about:blank",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -16,11 +16,13 @@ from tunesearch.cli import (
     leaderboard,
     models,
     predicting,
+    reporting,
     running,
     service,
     showing,
     spaces,
     steering,
+    training,
 )
 from tunesearch.errors import InputError, TunesearchError
 
@@ -36,6 +38,7 @@ def cli(debug: bool) -> None:
     tunesearch run voc_unet --data DIR  search on your data
     tunesearch show NAME                what a search found
     tunesearch confirm NAME             does the best one hold? over seeds, then once on the test part
+    tunesearch report NAME              all of it as one HTML file
     tunesearch export NAME -o best.yaml the best configuration, complete
     tunesearch train best.yaml          train it to the end
 
@@ -61,9 +64,10 @@ for command in (
     leaderboard.leaderboard,
     showing.ui,
     showing.sync,
+    reporting.report,
     comparing.compare,
     exporting.export,
-    exporting.train,
+    training.train,
     predicting.evaluate,
     predicting.predict,
     predicting.ensemble,

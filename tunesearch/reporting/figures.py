@@ -1,12 +1,14 @@
 """The figures of the report: each a plotly figure with a sentence that helps to read it and a table that says the same.
 
 Optuna's own plots where it has them. Colours after Okabe and Ito (2008), which colour-blind readers can tell apart (the
-blue a little lighter, for dark pages), with a symbol, dash or pattern of its own each. Backgrounds, grids and fonts are left to the page, which knows light and dark.
+blue a little lighter, for dark pages), with a symbol, dash or pattern of their own each. Backgrounds, grids and fonts
+are left to the page, which knows light and dark.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from tunesearch.segmentation.data.checks import DataReport, PartReport
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#2b84c4", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8b949e",
 )  # fmt: skip
-WEAK_TO_STRONG = [[0.0, GREY], [0.5, BLUE], [1.0, RED]]
+WEAK_TO_STRONG: tuple[tuple[float, str], ...] = ((0.0, GREY), (0.5, BLUE), (1.0, RED))
 """Visible on white and on black alike."""
 OUTCOMES = {
     "completed": (BLUE, "circle"), "stopped": (ORANGE, "x"), "diverged": (RED, "triangle-up"),
@@ -82,7 +84,7 @@ def picked(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def plain(figure: go.Figure) -> go.Figure:
-    """One of Optuna's plots as the page wants it: no title or colours of its own, nothing of a user's taken as markup."""
+    """One of Optuna's plots as the page wants it: no title or colours of its own, no text taken as markup."""
     figure.update_layout(template="none", title=None, plot_bgcolor=None, width=None)
     for trace in figure.data:
         for name in ("name", "text", "customdata", "x", "y"):
@@ -111,7 +113,7 @@ def safe(value: str) -> str:
     return html.escape(value, quote=False).replace("&lt;br&gt;", "<br>")
 
 
-# ------------------------------------------------------------------------------------------------------------ the search
+# ----------------------------------------------------------------------------------------------------------- the search
 
 
 def history(ledger: Ledger, records: Sequence[TrialRecord], study: optuna.Study) -> Figure:
@@ -209,9 +211,11 @@ def learning_curves(ledger: Ledger, records: Sequence[TrialRecord], winner: Tria
         )  # fmt: skip
     stopper = build_stopper(ledger.experiment)
     rungs = list(stopper.rungs) if isinstance(stopper, Asha) else []
-    for rung in rungs:
+    longest = max((max(record.epochs) for record in shown), default=1)
+    for rung, following in itertools.pairwise([*rungs, math.inf]):
+        label = f"rung {rung}" if following - rung > 0.08 * longest else str(rung)
         plot.add_vline(
-            x=rung, line={"dash": "dash", "width": 1.2, "color": GREY}, annotation_text=f"rung {rung}",
+            x=rung, line={"dash": "dash", "width": 1.2, "color": GREY}, annotation_text=label,
             annotation_position="top right",
         )  # fmt: skip
     plot.update_xaxes(title="epoch", rangemode="tozero")
@@ -278,7 +282,7 @@ def outcome_counts(counts: dict[str, int]) -> Figure:
     return Figure("outcomes", "How the trials ended", help, plot, table, height=110 + 38 * len(names))
 
 
-# -------------------------------------------------------------------------------------------------------- the parameters
+# ------------------------------------------------------------------------------------------------------- the parameters
 
 
 def parallel(study: optuna.Study, metric: str, *, maximize: bool) -> Figure | None:
@@ -304,7 +308,7 @@ def parallel(study: optuna.Study, metric: str, *, maximize: bool) -> Figure | No
         "parallel",
         "Parallel coordinates",
         f"Each line is a completed trial and crosses every axis at its value; the redder, the better its {metric}. "
-        "None: the parameter has no meaning in that trial. Red lines that meet at one place say what good trials share.",
+        "None: the parameter has no meaning in that trial. Where red lines meet is what good trials share.",
         plot,
         None,
         height=440,
@@ -331,8 +335,8 @@ def _thinned(study: optuna.Study, most: int) -> optuna.Study:
 
 def _shade(height: float) -> str:
     """The colour at a height in 0..1 of ``WEAK_TO_STRONG``."""
-    places = [float(place) for place, _ in WEAK_TO_STRONG]
-    channels = [[int(str(color)[i : i + 2], 16) for _, color in WEAK_TO_STRONG] for i in (1, 3, 5)]
+    places, colors = zip(*WEAK_TO_STRONG, strict=True)
+    channels = [[int(color[i : i + 2], 16) for color in colors] for i in (1, 3, 5)]
     return "#" + "".join(f"{round(float(np.interp(height, places, channel))):02x}" for channel in channels)
 
 
@@ -349,7 +353,8 @@ def importance(found: Importances | None, completed: int) -> Figure:
     names = [row.name for row in rows]
     plot = go.Figure(
         go.Bar(
-            x=[row.value for row in rows], y=names, orientation="h", marker={"color": BLUE}, name="importance",
+            x=[row.value for row in rows], y=names, orientation="h", name="importance",
+            marker={"color": [BLUE if row.low > row.chance else GREY for row in rows]},
             error_x={
                 "type": "data", "symmetric": False, "array": [row.high - row.value for row in rows],
                 "arrayminus": [row.value - row.low for row in rows], "thickness": 1.5, "color": GREY,
@@ -366,7 +371,7 @@ def importance(found: Importances | None, completed: int) -> Figure:
         "importance",
         title,
         f"How much each parameter decides on being among the best {100 * found.quantile:.0f} % of the {found.trials} "
-        "completed trials. A bar whose whisker does not clear the red mark, which chance alone reaches, is no evidence.",
+        "completed trials. Only a blue bar is evidence: its whisker lies beyond the red mark, which chance reaches.",
         plot,
         Table(
             ["parameter", "importance", "5 % to 95 %", "chance reaches", "active in trials"],
@@ -449,11 +454,11 @@ def _slice_table(name: str, trials: Sequence[optuna.trial.FrozenTrial], metric: 
     return Table([name, "trials", f"lowest {metric}", "median", "highest"], rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ the winner
+# ----------------------------------------------------------------------------------------------------------- the winner
 
 
 def confirmation(found: Confirmation) -> Figure:
-    """Scores of every seed, their mean and its interval, per candidate; the score that it had in the search beside it."""
+    """Scores of every seed, their mean and its interval, per candidate, beside the score that it had in the search."""
     plot = go.Figure()
     rows = []
     named = set()
@@ -617,7 +622,7 @@ def confusion(names: Sequence[str], matrix: NDArray[np.int64]) -> Figure:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- the data
+# ------------------------------------------------------------------------------------------------------------- the data
 
 
 def class_histogram(report: DataReport) -> Figure:

@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from tunesearch import __version__
-from tunesearch.errors import InputError, TunesearchError
+from tunesearch.errors import TunesearchError
 from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
 from tunesearch.production.labeller import Labeller
-from tunesearch.production.model import open_model
+from tunesearch.production.model import open_trial
 from tunesearch.reporting import figures
 from tunesearch.reporting.facts import cost, duration, effective, in_words, outcomes, savings, short
 from tunesearch.reporting.figures import Figure, Table
@@ -42,9 +42,7 @@ Item = dict[str, Any]
 Said = Callable[[str], None]
 
 
-def write_report(
-    ledger: Ledger, output: Path, *, status: str, said: Said = lambda text: None
-) -> dict[str, Any]:
+def write_report(ledger: Ledger, output: Path, *, status: str, said: Said = lambda text: None) -> dict[str, Any]:
     """Write the report of a search, whatever state it is in.
 
     Args:
@@ -150,7 +148,9 @@ class _View:
     def _warnings(self) -> list[str]:
         found = []
         if self.ledger.experiment.data.layout == "sample":
-            found.append("The data are the built-in SAMPLE of generated scenes: scores say nothing about real pictures.")
+            found.append(
+                "The data are the built-in SAMPLE of generated scenes: scores say nothing about real pictures."
+            )
         if self.status == "running":
             found.append("The search is still running: this is how it stands now, and the winner may change.")
         elif self.status in ("interrupted", "failed"):
@@ -170,11 +170,11 @@ class _View:
         found = self.confirmed
         if found is None or found.leader is None:
             verdict = (
-                "Not confirmed: the best of many single trainings is partly luck, and its score is too high on average. "
+                "Not confirmed: the best of many single trainings is partly luck, and its score too high on average. "
                 "Repeat the best trials over several seeds before relying on it:"
             )
             if found is not None:
-                verdict = f"Not confirmed yet: {found.verdict}. Until then the best of many single trainings is partly luck:"
+                verdict = f"Not confirmed yet: {found.verdict}. Until then the best of many trainings is partly luck:"
             return {
                 "state": "open", "badge": "NOT CONFIRMED", "score": f"{winner.best:.4f}",
                 "what": f"{self.metric}, one training{unfinished}", "trial": winner.number, "words": told,
@@ -206,7 +206,6 @@ class _View:
         counts = outcomes(self.records)
         repeats = len(ledger.confirmations())
         split = ledger.split
-        root = ledger.experiment.data.root
         wall = ledger.seconds("confirm_seconds")
         cards: list[Item] = [
             {
@@ -239,9 +238,8 @@ class _View:
         cards.append(
             {
                 "title": "Data",
-                "value": "built-in sample" if ledger.experiment.data.layout == "sample" else (root.name if root else "—"),
-                "more": ", ".join(f"{len(split.items(part))} {part}" for part in PARTS)
-                + f"; hash {split.digest[:12]}",
+                "value": self._data_name(),
+                "more": ", ".join(f"{len(split.items(part))} {part}" for part in PARTS) + f"; hash {split.digest[:12]}",
             }
         )
         return cards
@@ -252,9 +250,9 @@ class _View:
         items = [
             _text(f"{found.verdict[:1].upper()}{found.verdict[1:]}.", "lead"),
             _text(
-                f"Intervals are Student's t at {100 * LEVEL:.0f} %; a winner is named only where Welch's t interval of its "
-                "difference from every other candidate leaves zero out. The search's own score is no part of a mean: "
-                "trials were chosen by it.",
+                f"Intervals are Student's t at {100 * LEVEL:.0f} %; a winner is named only where Welch's t interval of "
+                "its difference from every other candidate leaves zero out. The search's own score is no part of a "
+                "mean: trials were chosen by it.",
                 "help",
             ),
             *_figure(figures.confirmation(found)),
@@ -282,7 +280,9 @@ class _View:
             each = ", ".join(f"{value:.4f}" for value in score["values"])
             rows.append([title, f"{score['mean']:.4f}", deviation, each])
         images = test.get("images")
-        items.append(_table("On the test part, which no trial has seen", ["score", "mean", "deviation", "each seed"], rows))
+        items.append(
+            _table("On the test part, which no trial has seen", ["score", "mean", "deviation", "each seed"], rows)
+        )
         items.append(_text(f"Trial {found.leader}, every seed, on {images} images at their original size.", "help"))
         iou = [[name, "absent" if value is None else f"{value:.4f}"] for name, value in test["iou"].items()]
         items.append(_table("IoU per class on the test part, mean over the seeds", ["class", "IoU"], iou))
@@ -300,21 +300,25 @@ class _View:
             items.append(
                 _text(
                     f"Early stopping saved {saved.planned - saved.trained} of {saved.planned} epochs "
-                    f"({100 * saved.share:.1f} %): {saved.by_search} by the search{patience}. Counted over the trials that "
-                    "were completed or stopped, against training each of them to its last epoch; the others would have "
-                    "ended as they did anyway."
+                    f"({100 * saved.share:.1f} %): {saved.by_search} by the search{patience}. Counted over the trials "
+                    "that were completed or stopped, against training each of them to its last epoch; the others would "
+                    "have ended as they did anyway."
                 )
             )
         items += _figure(figures.outcome_counts(outcomes(self.records)))
         duplicates = sum(record.outcome == "duplicate" for record in self.ledger.trials.values())
         if duplicates:
-            items.append(_text(f"{duplicates} suggestions equalled an earlier trial in effect and were not trained again."))
+            items.append(
+                _text(f"{duplicates} suggestions equalled an earlier trial in effect and were not trained again.")
+            )
         reasons: dict[str, list[str]] = {}
         for record in self.records:
             if record.message and record.outcome in ("failed", "infeasible", "lost", "out_of_memory", "diverged"):
                 reasons.setdefault(f"{record.outcome}: {record.message[:300]}", []).append(str(record.number))
         if reasons:
-            lines = [f"{reason} (trial {', '.join(numbers[:20])})" for reason, numbers in list(reasons.items())[:FINDINGS]]
+            lines = [
+                f"{reason} (trial {', '.join(numbers[:20])})" for reason, numbers in list(reasons.items())[:FINDINGS]
+            ]
             items.append({"kind": "list", "title": "Why trials did not end well", "lines": lines})
         return items
 
@@ -371,7 +375,7 @@ class _View:
         items.append(
             {
                 "kind": "shown",
-                "help": "Ranked by each image's own mIoU; a class that is in neither truth nor prediction does not count. "
+                "help": "Ranked by each image's own mIoU; a class in neither truth nor prediction does not count. "
                 "The overlay leaves the background clear.",
                 "legend": legend,
                 "shown": shown,
@@ -382,7 +386,7 @@ class _View:
     def _seen(self, winner: TrialRecord) -> tuple[Evaluation, tuple[Shown, ...]] | None:
         """The winner on the validation part; None: it cannot be had, and ``missing`` says why."""
         try:
-            model = open_model(self.ledger.name, storage=self.ledger.folder.parent, trial=winner.number)
+            model = open_trial(self.ledger, winner)
             pairs, data = frozen_pairs(model, "val")
             self.said(f"trial {winner.number} on {len(pairs)} validation images")
             evaluation = evaluate(model, pairs, data, what="val", said=self._counted)
@@ -469,11 +473,20 @@ class _View:
         ]
         text = "\n".join(f"{command}    # {what}" for what, command in commands)
         items.append({"kind": "code", "title": "Commands", "help": "", "text": text})
-        items.append({"kind": "folded", "title": "The search space, with every override resolved", "text": self._space()})
+        items.append(
+            {"kind": "folded", "title": "The search space, with every override resolved", "text": self._space()}
+        )
         settings = {key: _shown(key, value) for key, value in ledger.attribute("settings", {}).items()}
         items.append(_table("Settings", ["setting", "value"], settings.items()))
         items.append(_table("Versions", ["package", "version"], ledger.attribute("versions", {}).items()))
         return items
+
+    def _data_name(self) -> str:
+        """The data set without this machine's folders."""
+        data = self.ledger.experiment.data
+        if data.layout == "sample":
+            return "built-in sample"
+        return data.root.name if data.root is not None else data.layout
 
     def _again(self) -> str:
         data = " --data DATA" if self.ledger.experiment.data.root is not None else ""

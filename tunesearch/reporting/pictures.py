@@ -19,7 +19,7 @@ from tunesearch.segmentation.data.overlay import overlay
 from tunesearch.segmentation.data.palette import palette
 
 LONGEST = 1200
-"""Pixels of a picture's longer side, above which it is shown smaller: three photographs must not make a file of 50 MB."""
+"""Pixels of a picture's longer side, above which it is shown smaller: three photographs must not make 50 MB."""
 
 
 def picture_uri(image: Pixels) -> str:

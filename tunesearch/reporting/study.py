@@ -1,4 +1,4 @@
-"""The search as an Optuna study in memory, for Optuna's plots, and how much each parameter matters, with uncertainty."""
+"""The search as an Optuna study in memory, for Optuna's plots; how much each parameter matters, with uncertainty."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def build_study(ledger: Ledger, records: Sequence[TrialRecord]) -> optuna.Study:
     Stopped trials are no part of it: their scores are of fewer epochs, and Optuna's plots of parameters leave them out
     as well. Confirmations and duplicates are none of ``Ledger.counted``.
     """
-    direction = "maximize" if ledger.experiment.objective.mode == "max" else "minimize"
-    study = optuna.create_study(direction=direction)
+    maximize = ledger.experiment.objective.mode == "max"
+    study = optuna.create_study(direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE)
     found = {record.number: record for record in records if record.outcome == "completed" and record.best is not None}
     for number in range(max(found, default=-1) + 1):
         # A study numbers its trials without gaps; what is left out stands there as failed, which no plot shows.
@@ -140,8 +140,8 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances | None:
     low, middle, high = np.percentile([resample() for _ in range(RESAMPLES)], (5, 50, 95), axis=0)
     chance = np.percentile([shuffle() for _ in range(RESAMPLES)], 95, axis=0)
     rows = [
-        Importance(name, *(float(item[index]) for item in (middle, low, high, chance)), active[name])
-        for index, name in enumerate(measured)
+        Importance(name, float(middle[i]), float(low[i]), float(high[i]), float(chance[i]), active[name])
+        for i, name in enumerate(measured)
     ]
     return Importances(
         tuple(sorted(rows, key=lambda row: -row.value)),
@@ -149,4 +149,3 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances | None:
         len(trials),
         quantile,
     )
-
