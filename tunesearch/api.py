@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -44,6 +44,7 @@ from tunesearch.search.preflight import check_surroundings, find_own_code, prefl
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
+from tunesearch.search.warm_start import Source, gather, require_heeding
 from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
@@ -129,6 +130,7 @@ class SearchResult:
         sample: whether the data were the built-in sample.
         duplicates: suggestions that equalled an earlier trial and were not trained.
         seconds: of searching, all sessions together.
+        warm_start: what other searches gave the sampler; empty: nothing did.
         confirmation: what repeating the best trials over seeds has shown; None: nobody has asked for it.
     """
 
@@ -141,6 +143,7 @@ class SearchResult:
     sample: bool
     duplicates: int
     seconds: float
+    warm_start: tuple[Source, ...] = ()
     confirmation: Confirmation | None = None
 
     def class_iou(self) -> dict[str, float | None]:
@@ -165,6 +168,7 @@ class SearchResult:
             "data": "built-in sample" if self.sample else "user",
             "seconds": round(self.seconds, 3),
             "duplicates": self.duplicates,
+            "warm_start": [asdict(source) for source in self.warm_start],
             "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "best": best,
             "trials": [record.as_dict() for record in self.trials],
@@ -232,6 +236,7 @@ def run(
     ledger_url: str | None = None,
     keep_checkpoints: int | None = None,
     stall_timeout: float | None = None,
+    warm_start: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search a space for the best configuration.
@@ -254,6 +259,8 @@ def run(
         ledger_url: PostgreSQL database that the ledger is kept in; None: ``$TUNESEARCH_LEDGER``, else SQLite.
         keep_checkpoints: how many completed trials keep their weights, the best ones; None: all.
         stall_timeout: seconds without a sign of life after which a trial is started again; None: half an hour.
+        warm_start: searches of the storage folder whose trials the sampler is told; see
+            :mod:`tunesearch.search.warm_start`.
         progress: told what happens.
 
     Raises:
@@ -308,11 +315,18 @@ def run(
         if experiment.data.layout == "sample"
         else f"data: {experiment.data.root}"
     )
-    report, split, notes = preflight(experiment, settings)
+    with _all_opened(warm_start, folder) as others:
+        if others:
+            require_heeding(experiment, others)
+        report, split, notes = preflight(experiment, settings)
+        warm = gather(experiment, split, others) if others else None
     progress.checked(report)
     for text in notes:
         progress.note(text)
-    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict(), url=ledger_url)
+    if warm is not None:
+        progress.note(str(warm))
+        experiment = warm.tried_first(experiment)
+    ledger = Ledger.create(folder, name, experiment, split, settings.as_dict(), url=ledger_url, warm_start=warm)
     try:
         return _search(ledger, settings, progress)
     except InputError:
@@ -439,6 +453,8 @@ def confirm(
                 return result
             ledger = Ledger.open(storage_folder(storage), name, drive=True)
         _test_once(ledger, progress)
+        if settings.keep_checkpoints is not None:
+            confirmation.drop_others(ledger)
         _close(ledger, settings, _status_kept(ledger))
         return _result(ledger, _status_kept(ledger))
     finally:
@@ -580,6 +596,7 @@ def _result(ledger: Ledger, status: str) -> SearchResult:
         sample=ledger.experiment.data.layout == "sample",
         duplicates=len(ledger.trials) - len(counted),
         seconds=ledger.seconds(),
+        warm_start=ledger.warm_start.sources,
         confirmation=confirmation.confirmation(ledger),
     )
 
@@ -678,6 +695,16 @@ def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+@contextlib.contextmanager
+def _all_opened(names: Sequence[str], folder: Path) -> Iterator[list[Ledger]]:
+    with contextlib.ExitStack() as stack:
+        ledgers = []
+        for name in dict.fromkeys(names):
+            ledgers.append(Ledger.open(folder, name))
+            stack.callback(ledgers[-1].close)
+        yield ledgers
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:
@@ -853,7 +880,8 @@ def evaluate(
     result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
     for model in opened:
         if holds_test_images(model, pairs):
-            earlier = looked_at_test(model, by=f"evaluate {' '.join(one.name for one in opened)}")
+            measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
+            earlier = looked_at_test(model, by="evaluate", result=measured)
             if earlier:
                 said(f"warning: {model.name}: {warning(earlier)}")
     if result.seen and what != "train":
@@ -945,12 +973,7 @@ def compare(
     Raises:
         InputError: no such search, field or trial; no trial to compare.
     """
-    folder = storage_folder(storage)
-    with contextlib.ExitStack() as stack:
-        ledgers = []
-        for name in dict.fromkeys(names):
-            ledgers.append(Ledger.open(folder, name))
-            stack.callback(ledgers[-1].close)
+    with _all_opened(names, storage_folder(storage)) as ledgers:
         return compare_trials(ledgers, by=tuple(by), trials=tuple(trials), stopped=stopped)
 
 

@@ -377,9 +377,12 @@ class _View:
 
     def _parent_tags(self) -> dict[str, str]:
         experiment = self.ledger.experiment
+        warm = self.ledger.warm_start.sources
         return {
+            **({"tunesearch.warm_start": ", ".join(source.search for source in warm)} if warm else {}),
             "tunesearch.sampler": experiment.search.sampler,
             "tunesearch.objective": experiment.objective.metric,
+            "tunesearch.resolution": experiment.objective.resolution,
             "tunesearch.data": "built-in sample" if experiment.data.layout == "sample" else str(experiment.data.root),
             "tunesearch.data_digest": self.data_digest,
         }

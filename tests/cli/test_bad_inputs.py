@@ -77,6 +77,7 @@ parameters:
 {OPTIMIZER}{MOMENTUM}  lr: {{float: [1.0e-4, 1.0e-1], log: true}}
 """
 RUN = "run space.yaml --local --name new"
+WARM = f"{RUN} --sampler tpe --warm-start"
 PREDICT = "predict kept pictures -o masks"
 ENCODER = (
     f"{RUN} --set train.architecture=fpn --set train.encoder=resnet18 --set train.encoder_weights=imagenet "
@@ -360,7 +361,7 @@ DATA = (
     Row("a colour of no class", f"{RUN} --set data.mask_format=color "
         "--set 'data.classes=[{name: a, colors: [[0, 0, 0]]}, {name: b, colors: [[1, 1, 1]]}]'",
         "every color of a mask must belong to a class or to ignore_colors, but got [2, 2, 2] in 390 pixels"),
-    Row("far too many classes", f"{RUN} --set data.classes=100000000", "2 to 255 classes are possible, but got 100000000"),
+    Row("too many classes", f"{RUN} --set data.classes=100000000", "2 to 255 classes are possible, but got 1000000"),
     Row("a single class", f"{RUN} --set data.classes=1", "2 to 255 classes are possible, but got 1"),
     Row("a background of no class", f"{RUN} --set data.background=9", "must be the index of one of the 3 classes"),
     Row("more folds than images", f"{RUN} --set 'data.folds={{k_fold: 50}}'",
@@ -436,6 +437,20 @@ FLAGS = (
     Row("run: a mistyped flag", f"{RUN} --epoch 3", "Did you mean '--epochs'?"),
     Row("a mistyped command", "shwo kept", "Did you mean 'show'?"),
     Row("resume: a mistyped name", "resume kpet", "search kpet: does not exist in runs (did you mean 'kept'?)"),
+    Row("warm start: a mistyped name", f"{WARM} kpet", "search kpet: does not exist in runs (did you mean 'kept'?)"),
+    Row("warm start: the search itself", f"{WARM.replace('new', 'kept')} kept", "search kept: exists already in runs"),
+    Row("warm start: a name that leads outside", f"{WARM} ../kept", "must be letters, digits"),
+    Row("warm start: a sampler that does not heed it", f"{RUN} --warm-start kept",
+        "is not heeded by the sampler random: random draws whatever was tried before"),
+    Row("warm start: a grid", f"{RUN} --sampler grid --set parameters.lr.choice=[0.001,0.01] "
+        "--set parameters.momentum=null --warm-start kept", "is not heeded by the sampler grid"),
+    Row("warm start: CMA-ES", f"{RUN} --sampler cmaes --warm-start kept", "is not heeded by the sampler cmaes"),
+    Row("warm start: another objective", f"{WARM} kept --set objective.metric=val_dice",
+        "--warm-start kept: must have searched for the same: objective.metric is val_dice here and was val_miou there"),
+    Row("warm start: nothing fits", f"{WARM} kept --set parameters.lr.float=[1.0,9.0]",
+        "--warm-start kept: must have trials that can be used here: lr must be in float 1.0 .. 9.0, log here and was"),
+    Row("warm start: a ledger that is torn", f"{WARM} kept", "malformed",
+        _change("runs/kept/ledger.db", lambda content: content[: len(content) // 2])),
     Row("resume: what only run takes", "resume kept --trials 9", "No such option '--trials'"),
     Row("extend: by nothing", "extend kept --trials +0", "must be a number of further trials such as +20"),
     Row("enqueue: an unknown parameter", "enqueue kept learning_rate=0.1",

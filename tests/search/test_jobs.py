@@ -218,7 +218,11 @@ def test_searches_share_the_cluster_and_stop_saves(
 
     # Ctrl-C ends the following only.
     follower = subprocess.Popen(
-        [sys.executable, "-m", "tunesearch", "logs", "long", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "tunesearch", "logs", "long", "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Whatever a shell has put into the background ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert follower.stdout is not None
     assert follower.stdout.readline()

@@ -138,7 +138,7 @@ ALWAYS = {
     "architecture", "dropout", "initialization", "optimizer", "lr", "weight_decay", "schedule", "warmup_epochs",
     "grad_clip", "loss", "class_weights", "hard_pixels", "batch_size", "micro_batch", "size", "normalization", "crop",
     "scale_jitter", "expansion", "epochs", "early_stop_patience", "augmentation", "augmentation_strength", "copy_paste",
-    "precision",
+    "ema_decay", "precision",
 }  # fmt: skip
 """What has an effect in the default configuration."""
 

@@ -80,6 +80,7 @@ BASE: dict[str, Any] = {
     "augmentation": "standard",
     "augmentation_strength": 0.5,
     "copy_paste": 0.0,
+    "ema_decay": None,
     "precision": "float32",
     "seed": 3,
 }
@@ -194,6 +195,18 @@ def file_is_loaded(one: Trainer, other: Trainer) -> None:
     for trainer, loaded in ((one, False), (other, True)):
         name, tensor = next(iter(trainer.model.network.encoder.state_dict().items()))
         assert torch.equal(tensor, state[name]) == loaded
+
+
+def average_is_kept(one: Trainer, other: Trainer) -> None:
+    """One epoch from the same weights: the same training, other best weights. The three updates by hand in the tests of
+    the average."""
+    for trainer in (one, other):
+        next(trainer.epochs())
+        assert trainer._best_weights is not None
+    pairs = [(name, tensor, dict(other.model.named_parameters())[name]) for name, tensor in one.model.named_parameters()]
+    assert all(torch.equal(a, b) for _, a, b in pairs)
+    assert all(torch.equal(one._best_weights[name], a.cpu()) for name, a, _ in pairs)
+    assert not any(torch.equal(other._best_weights[name], b.cpu()) for name, _, b in pairs)
 
 
 EXPONENTIAL, PLATEAU, STOP = {"schedule": "exponential"}, {"schedule": "plateau"}, {"early_stop_patience": 2}
@@ -508,6 +521,7 @@ CASES: dict[str, list[Case]] = {
         Case(0.0, {"augmentation": None}, check=pictures_differ),
         Case(1.0, {"augmentation": ...}),
     ],
+    "ema_decay": [Case(0.9, {"ema_decay": 0.9}, check=average_is_kept, trains=False)],
     "precision": [
         Case(
             name,

@@ -112,6 +112,7 @@ REALISTIC = {
     "grad_clip": 1.0,
     "class_weights": "inverse_frequency",
     "micro_batch": 4,
+    "ema_decay": 0.6,
     "epochs": 4,
     "seed": 5,
 }

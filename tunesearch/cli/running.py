@@ -50,6 +50,12 @@ from tunesearch.errors import Halted, NoUsableTrial
 @click.option(
     "--stall-timeout", type=options.Duration(), help="Start a trial without a sign of life again after [30m]."
 )
+@click.option(
+    "--warm-start",
+    metavar="NAME",
+    multiple=True,
+    help="Search of the storage whose trials the sampler is told, as far as they fit; repeatable.",
+)
 @click.option("--system-metrics", is_flag=True, help="Log this machine's load to MLflow.")
 @options.storage
 @options.as_json

@@ -167,6 +167,8 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
     console.print(Text("outcomes: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))))
     if result.duplicates:
         console.print(Text(f"{result.duplicates} suggestions equalled an earlier trial and were not trained again"))
+    for source in result.warm_start:
+        console.print(Text(f"warm-started from {source}"))
     if result.best is None or result.best.best is None:
         return
     best = result.best

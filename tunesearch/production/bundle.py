@@ -26,7 +26,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from modulefinder import ModuleFinder
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -196,7 +196,7 @@ def _write_training(training: Training, folder: Path) -> SegmentationModel:
     write_configuration(document, folder / "config.yaml")
     _write_json(folder / "effective.json", training.effective)
     training.split.model_copy(update={"root": Path()}).save(folder / "split.json")
-    metrics = {"outcome": document.get("outcome", "completed"), "epochs": [asdict(epoch) for epoch in training.curve]}
+    metrics = {"outcome": document.get("outcome", "completed"), "epochs": [epoch.as_dict() for epoch in training.curve]}
     _write_json(folder / "metrics.json", metrics)
     shutil.copyfile(training.weights, folder / "weights.safetensors")
     for path in training.code:

@@ -17,7 +17,7 @@ from tunesearch.errors import DataError, InputError, Problem
 from tunesearch.production.labeller import Labeller, Prepared, ahead
 from tunesearch.production.model import Model
 from tunesearch.production.stack import Stack
-from tunesearch.segmentation.config import DataConfig, Size
+from tunesearch.segmentation.config import ClassSpec, DataConfig, Size
 from tunesearch.segmentation.data.cache import resize_image, resize_mask
 from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import PARTS, Pair, every_pair, find_pairs, resolve_classes
@@ -40,7 +40,7 @@ class Evaluation:
     Attributes:
         models: names of the models, which predicted together.
         what: the part or the folder that was measured on.
-        classes: names of the C classes.
+        classes: the C classes.
         background: class left out of the mean without background; None: there is none.
         matrix: int64 (C, C), pixels: rows are the truth, columns the prediction.
         images: (id, mean IoU over the classes of this image's truth and prediction; None: nothing in it counts).
@@ -49,7 +49,7 @@ class Evaluation:
 
     models: tuple[str, ...]
     what: str
-    classes: tuple[str, ...]
+    classes: tuple[ClassSpec, ...]
     background: int | None
     matrix: NDArray[np.int64]
     images: tuple[tuple[str, float | None], ...]
@@ -72,13 +72,13 @@ class Evaluation:
 
         return [
             {
-                "name": name,
+                "name": spec.name,
                 "iou": share(hits[c], truth[c] + found[c] - hits[c]),
                 "dice": share(2 * hits[c], truth[c] + found[c]),
                 "accuracy": share(hits[c], truth[c]),
                 "pixels": int(truth[c]),
             }
-            for c, name in enumerate(self.classes)
+            for c, spec in enumerate(self.classes)
         ]
 
     def ranked(self) -> list[str]:
@@ -182,7 +182,7 @@ def evaluate(
     return Evaluation(
         models=tuple(model.name for model in models),
         what=what,
-        classes=tuple(spec.name for spec in labeller.classes),
+        classes=labeller.classes,
         background=data.background,
         matrix=total,
         images=tuple(images),
@@ -211,8 +211,6 @@ def frozen_pairs(model: Model, part: str, root: Path | None = None) -> tuple[lis
         InputError: the model knows no split, the part is empty, nobody says where the data set lies.
         DataError: files that changed or are missing.
     """
-    if model.split is None:
-        raise InputError(Problem(model.name, "has no frozen split", hint="--data or --images and --masks"))
     if part not in PARTS:
         raise InputError(Problem("--split", f"must be one of {', '.join(PARTS)}", value=part))
     if not model.split.items(part):
@@ -275,13 +273,13 @@ def pairs_in(model: Model, images: Path, masks: Path) -> tuple[list[Pair], DataC
 
 def holds_test_images(model: Model, pairs: Sequence[Pair]) -> bool:
     """Whether one of the images, by its content, belongs to the test part that the model's search set aside."""
-    aside = {item.image_sha256 for item in model.split.test} if model.split else set()
+    aside = {item.image_sha256 for item in model.split.test}
     return bool(aside) and any(digest in aside for digest in _digests(pairs))
 
 
 def trained_on(models: Sequence[Model], pairs: Sequence[Pair]) -> int:
     """How many of the images, by their content, one of the models was trained on."""
-    known = {item.image_sha256 for model in models if model.split for item in model.split.train}
+    known = {item.image_sha256 for model in models for item in model.split.train}
     return sum(digest in known for digest in _digests(pairs)) if known else 0
 
 
@@ -306,10 +304,11 @@ def write_evaluation(
     Args:
         models, pairs, data, how: what the evaluation was made with; the few pictures that are shown are predicted anew.
     """
+    names = [spec.name for spec in evaluation.classes]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["truth \\ prediction", *evaluation.classes])
-    writer.writerows([name, *row] for name, row in zip(evaluation.classes, evaluation.matrix.tolist(), strict=True))
+    writer.writerow(["truth \\ prediction", *names])
+    writer.writerows([name, *row] for name, row in zip(names, evaluation.matrix.tolist(), strict=True))
     write_text(folder / "metrics.json", json.dumps(evaluation.as_dict(), indent=1) + "\n")
     write_text(folder / "confusion.csv", table.getvalue())
     write_atomic(folder / "confusion.png", lambda path: _draw_confusion(evaluation, path))
@@ -344,15 +343,16 @@ def _draw_confusion(evaluation: Evaluation, path: Path) -> None:
     """Shares of each class's pixels by what they were taken for."""
     from matplotlib.figure import Figure
 
-    count = len(evaluation.classes)
+    names = [spec.name for spec in evaluation.classes]
+    count = len(names)
     truth = evaluation.matrix.sum(axis=1, keepdims=True)
     shares = np.divide(evaluation.matrix, truth, out=np.zeros(evaluation.matrix.shape), where=truth > 0)
     side = 2.5 + 0.45 * min(count, 60)
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), evaluation.classes, rotation=90)
-    axes.set_yticks(range(count), evaluation.classes)
+    axes.set_xticks(range(count), names, rotation=90)
+    axes.set_yticks(range(count), names)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     for i, j in np.ndindex(count, count) if count <= _NUMBERED else ():

@@ -10,6 +10,7 @@ from typing import Any
 from tunesearch.errors import InputError, Problem
 from tunesearch.production.bundle import FORMATS, Training, own_code, write_bundle
 from tunesearch.production.configuration import write_configuration
+from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord, versions
 
 
@@ -17,7 +18,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
     """Everything that describes one trial of a search, as plain data.
 
     Args:
-        trial: its number; None: the best one.
+        trial: its number; None: see :func:`chosen`.
 
     Raises:
         InputError: there is no such trial, or none with a score.
@@ -30,6 +31,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
         "search": ledger.name,
         "space": ledger.experiment.name,
         "trial": record.number,
+        **({} if record.confirms is None else {"confirms": record.confirms}),
         "outcome": record.outcome or "running",
         "score": {
             "objective": objective,
@@ -46,13 +48,13 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
 
 
 def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
-    """The trial of a number; None: the best one.
+    """The trial of a number; None: the best one, once it was confirmed the leader's best repeat.
 
     Raises:
         InputError: there is no such trial, or none with a score.
     """
     if trial is None:
-        record = ledger.best()
+        record = _confirmed(ledger) or ledger.best()
         if record is None:
             raise InputError(Problem(f"search {ledger.name}", "has no trial with a score yet"))
         return record
@@ -61,6 +63,15 @@ def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
         known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
         raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
     return ledger.trials[trial]
+
+
+def _confirmed(ledger: Ledger) -> TrialRecord | None:
+    confirmed = confirmation(ledger)
+    if confirmed is None or not confirmed.done or confirmed.leader is None:
+        return None
+    leader = confirmed.candidate(confirmed.leader)
+    repeats = zip(leader.values, leader.trials, strict=True)
+    return ledger.trials[max(repeats, key=lambda one: (ledger.larger_is_better(one[0]), -one[1]))[1]]
 
 
 def export(
@@ -93,6 +104,9 @@ def training(ledger: Ledger, trial: int | None = None) -> Training:
         InputError: there is no such trial, or no weights of it.
     """
     record = chosen(ledger, trial)
+    confirmed = confirmation(ledger)
+    of = record.number if record.confirms is None else record.confirms
+    among = confirmed is not None and any(one.trial == of for one in confirmed.candidates)
     effective = ledger.trial_folder(record.number) / "effective.json"
     return Training(
         name=ledger.name,
@@ -102,6 +116,7 @@ def training(ledger: Ledger, trial: int | None = None) -> Training:
         effective=json.loads(effective.read_text("utf-8")),
         curve=tuple(record.epochs[epoch].metrics for epoch in sorted(record.epochs)),
         code=own_code(record.config, ledger.experiment.data),
+        confirmation=confirmed.as_dict() if confirmed is not None and among else None,
     )
 
 

@@ -1,10 +1,15 @@
-"""The test part is for one look. Who looked at it is kept, so that a second look is told for what it is."""
+"""The test part is for one look. Who looked at it is kept, so that a second look is told for what it is.
+
+The looks at a search's test part are in its ledger, whichever command they come from; those of a model folder are in
+its ``test_looks.json``.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.production.model import Model
@@ -13,47 +18,48 @@ from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.files import write_text
 
 FILE = "test_looks.json"
-"""Where a model folder keeps them; a search keeps them in its ledger."""
 
 
-def looked_at_test(model: Model, *, by: str) -> list[str]:
-    """Record that the test part was looked at; gives the earlier looks, each as ``TIME by WHOM``.
+def looked_at_test(model: Model, *, by: str, result: dict[str, Any]) -> list[str]:
+    """Record that a model was evaluated on the test part; gives the earlier looks, each as ``TIME by WHOM``.
 
     Args:
-        by: who looks, such as ``evaluate s/3``.
+        by: the command.
+        result: what was seen, as plain data.
 
     Raises:
         InputError: the record cannot be read or written.
     """
     if model.trial is None:
-        return _in_folder(model.folder / FILE, by)
+        return _in_folder(model.folder, {"at": time.time(), "by": by, **result})
     ledger = Ledger.open(model.folder.parent, model.folder.name)
     try:
-        earlier = [f"{_when(look['at'])} by {look['by']}" for look in looks(ledger)]
-        record_look(ledger, by=by, trials=[model.trial])
+        earlier = [_told(look) for look in looks(ledger)]
+        record_look(ledger, by=by, trials=[model.trial], result=result)
     finally:
         ledger.close()
     return earlier
 
 
-def _in_folder(file: Path, by: str) -> list[str]:
+def warning(earlier: list[str]) -> str:
+    """What is to be told about earlier looks."""
+    return f"the test part was looked at before ({'; '.join(earlier)}): a choice made by it is no longer independent"
+
+
+def _in_folder(folder: Path, look: dict[str, Any]) -> list[str]:
+    file = folder / FILE
     try:
         known = json.loads(file.read_text("utf-8")) if file.is_file() else []
-        earlier = [f"{_when(look['at'])} by {look['by']}" for look in known]
+        earlier = [_told(one) for one in known]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(Problem(str(file), "must be the record of who looked at the test part")) from error
     try:
-        write_text(file, json.dumps([*known, {"at": time.time(), "by": by}], indent=1) + "\n")
+        write_text(file, json.dumps([*known, look], indent=1) + "\n")
     except OSError as error:
         rule = f"a look at the test part is recorded here, and that cannot be written: {error.strerror}"
         raise InputError(Problem(str(file), rule)) from error
     return earlier
 
 
-def _when(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-
-
-def warning(earlier: list[str]) -> str:
-    """What is to be told about earlier looks."""
-    return f"the test part was looked at before ({'; '.join(earlier)}): a choice made by it is no longer independent"
+def _told(look: dict[str, Any]) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(look['at']))} UTC by {look['by']}"

@@ -8,19 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from tunesearch.errors import InputError, Problem, SearchNameError, WeightsError
-from tunesearch.production.export import chosen
+from tunesearch.errors import InputError, Problem, SearchNameError
+from tunesearch.production.bundle import Bundle, file_hash, is_bundle, load_network, read_bundle
+from tunesearch.production.export import chosen, weights_of
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.files import sha256
-from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.models.weights import read_weights
-
-BUNDLE_FILE = "bundle.json"
-"""What a folder is known as a model folder by."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +23,13 @@ class Model:
     """A trained network and what it was trained on.
 
     Attributes:
-        name: for people: the folder's name, or ``SEARCH/TRIAL``.
+        name: for people: the model folder, or ``SEARCH/TRIAL``.
         network: uint8 (N, 3, H, W), RGB -> logits (N, C, H, W); on the CPU, in evaluation mode.
         config: what was trained; its ``size`` is what pictures are resized to.
-        data: how masks are read; its root is None where it came from a model folder.
+        data: how masks are read; without a root where it came from a model folder.
         classes: C names with colours, in the order of their indices.
-        split: who was trained on, validated on and set aside; None: not known.
+        split: who was trained on, validated on and set aside; its root is ``.`` where it came from a model folder.
         folder: the model folder, or that of the search.
-        code: where modules of the user's own are imported from.
         fingerprint: SHA-256 of the file of the weights.
         trial: its number in the search; None: it comes from a model folder.
     """
@@ -45,9 +39,8 @@ class Model:
     config: TrainConfig
     data: DataConfig
     classes: tuple[ClassSpec, ...]
-    split: Split | None
+    split: Split
     folder: Path
-    code: Path
     fingerprint: str
     trial: int | None = None
 
@@ -69,12 +62,12 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
     folder = Path(source)
     with contextlib.suppress(RuntimeError):  # ~nobody-of-that-name
         folder = folder.expanduser()
-    if (folder / BUNDLE_FILE).is_file():
+    if is_bundle(folder):
         if trial is not None:
             raise InputError(Problem("--trial", "is for searches, and this is a model folder", value=str(source)))
-        return _from_bundle(folder)
+        return _from_bundle(read_bundle(folder))
     if folder.name != str(source) or (folder.is_dir() and not (storage / folder.name).is_dir()):
-        what = "no such folder" if not folder.is_dir() else f"a folder without {BUNDLE_FILE}"
+        what = "no such folder" if not folder.is_dir() else "a folder without bundle.json"
         is_search = (folder / "experiment.yaml").is_file()
         hint = (
             f"a search is given by its name: {folder.name}" if is_search else "tunesearch export NAME -o DIR makes one"
@@ -92,68 +85,37 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
         ledger.close()
 
 
-def _from_bundle(folder: Path) -> Model:
-    raise InputError(Problem(str(folder), "model folders cannot be read yet"))  # helper A's read_bundle
-
-
 def open_trial(ledger: Ledger, record: TrialRecord) -> Model:
-    """The model of a search's trial, with the weights of its best epoch.
+    """The network of a trial at its best epoch.
 
     Raises:
-        InputError: no weights kept; own code that is not there.
+        InputError: the search did not keep its weights; own code that is not there.
         WeightsError: the file of the weights is damaged.
     """
-    code = str(ledger.attribute("settings", {}).get("code", "."))
-    find_own_code(code)
+    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    weights = weights_of(ledger, record)
     classes = resolve_classes(ledger.experiment.data)
-    network = trained_model(ledger, record, len(classes))
     return Model(
         name=f"{ledger.name}/{record.number}",
-        network=network.eval(),
+        network=load_network(record.config, len(classes), weights),
         config=record.config,
         data=ledger.experiment.data,
         classes=classes,
         split=ledger.split,
         folder=ledger.folder,
-        code=Path(code),
-        fingerprint=sha256(weights_file(ledger, record).read_bytes()),
+        fingerprint=file_hash(weights),
         trial=record.number,
     )
 
 
-def weights_file(ledger: Ledger, record: TrialRecord) -> Path:
-    """The file of the weights of a trial's best epoch.
-
-    Raises:
-        InputError: the search did not keep them.
-    """
-    weights = ledger.trial_folder(record.number) / "best.safetensors"
-    folds = len(list(weights.parent.glob("fold-*")))
-    where = f"trial {record.number} of {ledger.name}"
-    if not weights.is_file() and folds:
-        rule = f"it was trained on {folds} folds, so that there is no one network"
-        raise InputError(Problem(where, rule, hint="export and train it"))
-    if not weights.is_file():
-        hint = "export and train it" if record.outcome == "completed" else "only completed trials keep them"
-        raise InputError(Problem(where, "its weights are not kept", hint=hint))
-    return weights
-
-
-def trained_model(ledger: Ledger, record: TrialRecord, classes: int) -> nn.Module:
-    """The network of a trial with the weights of its best epoch, on the CPU.
-
-    Raises:
-        InputError: the search did not keep them.
-        WeightsError: their file is damaged.
-    """
-    weights = weights_file(ledger, record)
-    # The file holds the encoder's weights, too: nothing is to be loaded or downloaded before.
-    model = build_model(record.config.model_copy(update={"encoder_weights": "none"}), classes)
-    state = read_weights(weights)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        rule = f"must hold the weights of trial {record.number}: {reason}"
-        raise WeightsError(Problem(str(weights), rule, hint="export and train it")) from error
-    return model
+def _from_bundle(bundle: Bundle) -> Model:
+    return Model(
+        name=str(bundle.folder),
+        network=bundle.network(),
+        config=bundle.config,
+        data=bundle.data,
+        classes=bundle.classes,
+        split=bundle.split,
+        folder=bundle.folder,
+        fingerprint=bundle.content["files"]["weights.safetensors"],
+    )

@@ -13,9 +13,8 @@ import math
 import statistics
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any
 
 from scipy import stats
@@ -173,6 +172,17 @@ def request(ledger: Ledger, wanted: Sequence[tuple[int, int]]) -> int:
     return len(missing)
 
 
+def drop_others(ledger: Ledger) -> None:
+    """Remove the weights of every repeat but the leader's, once all have ended."""
+    confirmed = confirmation(ledger)
+    if confirmed is None or not confirmed.done or confirmed.leader is None:
+        return
+    for record in ledger.confirmations():
+        if record.confirms != confirmed.leader:
+            for file in ledger.trial_folder(record.number).rglob("best.safetensors"):
+                file.unlink(missing_ok=True)
+
+
 def _counts(record: TrialRecord) -> bool:
     return record.outcome is None or record.outcome in DECIDED
 
@@ -269,9 +279,7 @@ def looks(ledger: Ledger) -> list[dict[str, Any]]:
     return [look for _, look in sorted(ledger.attributes("test_look:").items())]
 
 
-def record_look(
-    ledger: Ledger, *, by: str, trials: Sequence[int], result: Mapping[str, Any] = MappingProxyType({})
-) -> None:
+def record_look(ledger: Ledger, *, by: str, trials: Sequence[int], result: dict[str, Any]) -> None:
     """Keep that somebody has looked at the test part, and what was seen.
 
     Args:

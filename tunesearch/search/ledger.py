@@ -5,6 +5,7 @@ A search is a folder ``STORAGE/NAME``:
     ledger.db         the study (SQLite); optuna-dashboard opens it as it is. Or ledger.json: where it lies on a server
     experiment.yaml   the frozen search space, every override resolved
     split.json        the frozen train / val / test lists with hashes
+    warm_start.json   what the sampler knows from other searches, where it was started with --warm-start
     trials/0007/      one trial's checkpoint, best weights, pictures, effective configuration
     driver.lock       held by the process that drives the search
 
@@ -46,6 +47,8 @@ from tunesearch.search.database import TROUBLE, Database, reason
 from tunesearch.search.mirror import Mirror
 from tunesearch.search.names import check_name
 from tunesearch.search.samplers import derived_seed
+from tunesearch.search.warm_start import FILE as WARM_START
+from tunesearch.search.warm_start import WarmStart
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import write_text
@@ -231,6 +234,7 @@ class Ledger:
         folder: ``STORAGE/NAME``.
         experiment: the frozen experiment.
         split: the frozen split.
+        warm_start: what the sampler knows from other searches.
         trials: records by number; a driver's commits update them.
     """
 
@@ -258,6 +262,7 @@ class Ledger:
             self.experiment = read_experiment(folder)
             self._sign = 1.0 if self.experiment.objective.mode == "max" else -1.0
             self.split = Split.load(folder / "split.json")
+            self.warm_start = WarmStart.load(folder, self.experiment)
             self.refresh()
         except (OSError, YAMLError, ValueError, TypeError, KeyError, *TROUBLE) as error:
             self._database.release()
@@ -287,12 +292,14 @@ class Ledger:
         settings: dict[str, Any],
         *,
         url: str | None = None,
+        warm_start: WarmStart | None = None,
     ) -> Ledger:
         """Freeze a new search on disk and drive it. The folder appears whole or not at all.
 
         Args:
             settings: how the search is run (resources, tracking URI, ...), kept for ``resume``.
             url: of a PostgreSQL database, as ``check_url`` gives it; None: SQLite in the search's folder.
+            warm_start: what the sampler knows from other searches; None: nothing.
 
         Raises:
             SearchNameError: the name is taken or no valid name.
@@ -305,6 +312,8 @@ class Ledger:
         (building / "trials").mkdir(parents=True)
         write_text(building / "experiment.yaml", experiment.to_yaml())
         split.save(building / "split.json")
+        if warm_start is not None:
+            write_text(building / WARM_START, warm_start.dump())
         identity = uuid.uuid4().hex
         if url is not None:  # where other storages may have searches of the same name
             Database.found(building, url, f"{name}-{identity[:8]}")
@@ -633,7 +642,8 @@ class Ledger:
 
     def _mirrored(self) -> Mirror:
         if self._mirror is None:
-            self._mirror = Mirror(self.experiment, self._study.get_trials(deepcopy=False))
+            prior = self.warm_start.trials(self.experiment)
+            self._mirror = Mirror(self.experiment, self._study.get_trials(deepcopy=False), prior=prior)
         return self._mirror
 
     def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:

@@ -7,7 +7,8 @@ and the ledger then writes it in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ class Mirror:
     Args:
         experiment: what is searched, and with which sampler.
         trials: the ledger's, by number from 0 without gaps.
+        prior: trials of other searches that the sampler is told of, as points of this space. They stand in front of the
+            study, so that a resumed search has them where they were.
     """
 
-    def __init__(self, experiment: Experiment, trials: Iterable[FrozenTrial]) -> None:
+    def __init__(
+        self, experiment: Experiment, trials: Iterable[FrozenTrial], *, prior: Sequence[FrozenTrial] = ()
+    ) -> None:
         self.experiment = experiment
         self.storage = optuna.storages.InMemoryStorage()
         direction = StudyDirection.MAXIMIZE if experiment.objective.mode == "max" else StudyDirection.MINIMIZE
@@ -35,6 +40,8 @@ class Mirror:
         self.ids: list[int] = []
         self.proposed = 0
         """How many trials nobody wished for: the place in the grid and in ``try_first``."""
+        self._before = len(prior)
+        self.study.add_trials(prior)
         for trial in trials:
             self.study.add_trial(trial)
             self._note(trial.number)
@@ -43,7 +50,7 @@ class Mirror:
 
     def _note(self, number: int) -> None:
         study = self.storage.get_study_id_from_name(self.study.study_name)
-        self.ids.append(self.storage.get_trial_id_from_study_id_trial_number(study, number))
+        self.ids.append(self.storage.get_trial_id_from_study_id_trial_number(study, self._before + number))
 
     def draw(self, wish: dict[str, Any] | None = None) -> FrozenTrial | None:
         """The next trial with all its parameters; None when a grid has no further point.
@@ -66,7 +73,9 @@ class Mirror:
         self.study.sampler = build_sampler(search.sampler, search_seed=search.seed, number=number)
         self.experiment.space(self.study.ask())
         self._note(number)
-        return self.storage.get_trial(self.ids[number])
+        drawn = copy.copy(self.storage.get_trial(self.ids[number]))
+        drawn.number = number
+        return drawn
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An epoch's running best."""
@@ -77,7 +86,7 @@ class Mirror:
         if violated is not None:
             # The attribute that Trial.set_constraint writes; a Trial cannot be had here without drawing anew.
             self.storage.set_trial_system_attr(self.ids[number], f"constraints:{violated}", 1.0)
-        self.study.tell(number, value if state is TrialState.COMPLETE else None, state=state)
+        self.study.tell(self._before + number, value if state is TrialState.COMPLETE else None, state=state)
         attributes: dict[str, Any] = self.storage.get_trial(self.ids[number]).system_attrs
         return attributes
 

@@ -313,6 +313,9 @@ class TrainConfig(BaseModel):
     """For standard. 0: none. Above 0: horizontal flip; scale, shift, rotation and colour changes grow with it."""
     copy_paste: float = Field(default=0.0, ge=0.0, le=1.0)
     """Probability that objects of another training image are pasted into an image (not those of the background)."""
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay per update of an exponential moving average of the weights, such as 0.99, which is then what is validated
+    and kept (in update t at most (1 + t) / (10 + t)); null: the weights themselves are."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Autocast type; auto picks what the device is fast at."""
     seed: int = Field(default=0, ge=0, lt=2**32)

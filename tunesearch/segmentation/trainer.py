@@ -21,9 +21,11 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tunesearch.errors import InputError, Problem, WeightsError
+from tunesearch.segmentation.averaging import WeightAverage
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from tunesearch.segmentation.config import VAL_METRICS, TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks
@@ -33,12 +35,14 @@ from tunesearch.segmentation.data.statistics import mean_and_std
 from tunesearch.segmentation.files import write_atomic
 from tunesearch.segmentation.inference import resized_labels, tiles, window_logits
 from tunesearch.segmentation.losses import build_loss
-from tunesearch.segmentation.metrics import ConfusionMatrix, scores
+from tunesearch.segmentation.metrics import ConfusionMatrix, Scores, scores
 from tunesearch.segmentation.models import build_model
+from tunesearch.segmentation.models.weights import read_weights
 from tunesearch.segmentation.optimizers import build_optimizer
 from tunesearch.segmentation.schedules import lr_factor, stops_early
+from tunesearch.segmentation.team import Team, synchronised
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Raised whenever a checkpoint's content changes."""
 TrainerOutcome = Literal["completed", "diverged", "out_of_memory"]
 P = ParamSpec("P")
@@ -48,6 +52,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class EpochMetrics:
     """What one epoch brought. Shares are in 0..1, times in seconds.
+
+    Without a validation set all that is measured on it is NaN (None in :meth:`as_dict`), and ``val_iou`` empty.
 
     Attributes:
         epoch: 1 for the first.
@@ -85,18 +91,33 @@ class EpochMetrics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochMetrics:
-        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        """The inverse of :meth:`as_dict`, also after JSON."""
         lists: dict[str, Any] = {name: tuple(values[name]) for name in ("val_iou", "folds") if name in values}
-        return cls(**{**values, **lists})
+        return cls(**{**{name: math.nan if value is None else value for name, value in values.items()}, **lists})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, which knows no NaN: what was not measured is None."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
 
     def numbers(self) -> dict[str, float]:
-        """Every scalar by name, for a tracker; the folds' as ``fold_0`` and so on."""
+        """Every scalar that was measured by name, for a tracker; the folds' as ``fold_0`` and so on."""
         scalars = {
             field.name: float(getattr(self, field.name))
             for field in fields(self)
             if field.name not in ("epoch", "val_iou", "finished_at", "folds")
+            and not math.isnan(getattr(self, field.name))
         }
         return {**scalars, **{f"fold_{number}": value for number, value in enumerate(self.folds)}}
+
+
+_UNKNOWN = Scores(math.nan, math.nan, math.nan, math.nan, ())
+"""Of an epoch without a validation."""
+
+
+def _slices(count: int, parts: int) -> list[slice]:
+    """``count`` things in so many parts of nearly equal size, as ``torch.tensor_split`` cuts them."""
+    sizes = [count // parts + (part < count % parts) for part in range(parts)]
+    return [slice(sum(sizes[:part]), sum(sizes[: part + 1])) for part in range(parts)]
 
 
 class _Rng:
@@ -147,7 +168,7 @@ class Trainer:
     Args:
         config: what to train.
         train: decoded training images and masks at ``config.size``.
-        val: decoded validation images and masks.
+        val: decoded validation images and masks; None: nothing is validated, and the last epoch counts as the best.
         classes: number of classes C.
         background: class left out of mean IoU without background; None: there is none.
         ignore_index: label that counts nowhere; the decoded cache holds 255.
@@ -160,9 +181,13 @@ class Trainer:
         originals: the masks of ``val`` at the sizes of their files, to measure IoU, Dice and accuracy at; None: these
             are measured at ``config.size``.
         alive: called after every batch.
+        team: the processes that train this together; None: this one alone. With several, each takes its share of every
+            batch, as a micro-batch of it would be; the first writes the folder, which all must see. ``watch`` is not
+            for them, and where the memory does not suffice they raise ``torch.OutOfMemoryError``.
 
     Raises:
-        Infeasible, WeightsError, InputError: as ``build_model``; the augmentation, the class weights.
+        Infeasible, WeightsError, InputError: as ``build_model``; the augmentation, the class weights; a schedule or
+            early stopping that looks at a validation that is not there.
 
     Attributes:
         outcome: how the training ended, early stopping being a completion; None while it goes on.
@@ -175,7 +200,7 @@ class Trainer:
         config: TrainConfig,
         *,
         train: DecodedPart,
-        val: DecodedPart,
+        val: DecodedPart | None,
         classes: int,
         background: int | None = 0,
         ignore_index: int = 255,
@@ -187,8 +212,13 @@ class Trainer:
         monitor: str = "val_miou",
         originals: OriginalMasks | None = None,
         alive: Callable[[], None] = lambda: None,
+        team: Team | None = None,
     ) -> None:
+        if val is None and (config.schedule == "plateau" or config.early_stop_patience is not None):
+            what = "schedule plateau" if config.schedule == "plateau" else "early stopping"
+            raise InputError(Problem("train", f"{what} looks at a validation, and there is none"))
         self.config = config
+        self.team = team or Team()
         self.alive = alive
         self.monitor = monitor
         self.classes = classes
@@ -206,9 +236,12 @@ class Trainer:
         model = build_model(config, classes, encoder_weights=encoder_weights).to(self.device)
         if config.normalization == "measured":
             model.normalise_by(*mean_and_std(train.images))
+        if self.team.size > 1 and self.device.type == "cuda":
+            model = synchronised(model)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
+        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         weight = class_weights(config, train.masks, classes)
         tensor = None if weight is None else torch.from_numpy(weight).to(self.device)
         self.loss = build_loss(config, ignore_index=ignore_index, weight=tensor).to(self.device)
@@ -218,8 +251,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         pin = self.device.type == "cuda"
         self.train_batches = train_loader(train, config, background=background, workers=workers, pin_memory=pin)
-        self.val_images = len(val)
-        self.val_batches = val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
+        self.val_images = 0 if val is None else len(val)
+        self.val_batches = (
+            None if val is None else val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
+        )
         self.total_updates = config.epochs * len(self.train_batches)
         self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size)
         self.epoch = 0
@@ -234,6 +269,12 @@ class Trainer:
         self._rng = _Rng(self.device)
         if folder is not None:
             self._restore(folder / "last.pt")
+        self._meet()
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """What is validated and kept: the moving average of the weights where there is one, else the network itself."""
+        return self.model if self.average is None else self.average.model
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -250,15 +291,18 @@ class Trainer:
             if train_loss is None:
                 return
             trained = time.perf_counter()
-            validated = self._within_memory(self._validate)
-            if validated is None:
-                return
-            val_loss, matrix, predictions = validated
-            if not math.isfinite(val_loss):
-                self.outcome = "diverged"
-                return
+            self._share_statistics()
+            val_loss, val, predictions = math.nan, _UNKNOWN, None
+            if self.val_batches is not None:
+                validated = self._within_memory(self._validate)
+                if validated is None:
+                    return
+                val_loss, matrix, predictions = validated
+                if not math.isfinite(val_loss):
+                    self.outcome = "diverged"
+                    return
+                val = scores(matrix, background=self.background)
             self.epoch += 1
-            val = scores(matrix, background=self.background)
             metrics = EpochMetrics(
                 epoch=self.epoch,
                 train_loss=train_loss,
@@ -277,7 +321,7 @@ class Trainer:
             )
             self._rng.keep()
             self._curve.append({name: float(getattr(metrics, name)) for name in VAL_METRICS})
-            if self.best is None or self._score(metrics) > self._score(self.best):
+            if self.best is None or self.val_batches is None or self._score(metrics) > self._score(self.best):
                 self.best, self.best_predictions = metrics, predictions
                 self._keep_best_weights()
             if self.epoch >= self.config.epochs or self._has_stopped_early():
@@ -299,6 +343,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float | None:
         """Mean training loss of one pass, or None when it ended with an outcome."""
         self.model.train()
+        self.team.seed(self.config.seed, epoch)
         total = torch.zeros((), device=self.device)
         weight = torch.zeros((), device=self.device)
         for step, (images, masks) in enumerate(self.train_batches.epoch(epoch), start=1):
@@ -314,10 +359,12 @@ class Trainer:
             total += loss * share
             weight += share
             # Reading the loss waits for the device, so it is not read at every step.
-            if (step % 16 == 0 or step == len(self.train_batches)) and not bool(torch.isfinite(total)):
-                self.outcome = "diverged"
-                return None
-        return float(total / weight.clamp_min(1e-12))
+            if step % 16 == 0 or step == len(self.train_batches):
+                whole = self.team.sum(total.clone())
+                if not bool(torch.isfinite(whole)):
+                    self.outcome = "diverged"
+                    return None
+        return float(whole / weight.clamp_min(1e-12))
 
     def _lr(self, t: int) -> float:
         """The learning rate of the update after ``t`` updates, as the parameters outside the encoder have it."""
@@ -326,6 +373,8 @@ class Trainer:
 
     def _within_memory(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """``work(...)``, with half the micro-batch as often as memory asks; None, with an outcome, at the floor."""
+        if self.team.size > 1:  # the others wait for this member's gradients: all must start anew
+            return work(*args, **kwargs)
         while True:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return work(*args, **kwargs)
@@ -339,41 +388,64 @@ class Trainer:
                 torch.cuda.empty_cache()
 
     def _update(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimiser update on a batch, in micro-batches; gives its loss and the share of it that counts."""
-        images = images.to(self.device, non_blocking=True)
+        """One optimiser update on a batch, in micro-batches; gives its loss (this member's part of it) and its weight
+        in the epoch's mean."""
         masks = masks.to(self.device, non_blocking=True).long()
         share = self.loss.share(masks)
+        mine, parts, copies = self._shares(len(masks))
+        images = images[mine].to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
-        for part, truth in zip(self._micro(images), self._micro(masks), strict=True):
+        for part, truth in zip(images.tensor_split(parts), masks[mine].tensor_split(parts), strict=True):
             with self._autocast():
                 logits = self.model(part)
-            loss = self.loss.part(logits, truth, masks)
+            loss = self.loss.part(logits, truth, masks) / copies
             if loss.requires_grad:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        self.team.sum_gradients(self.model.parameters())
         if self.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.model)
         return total, share
+
+    def _shares(self, images: int) -> tuple[slice, int, int]:
+        """Of a training batch: this member's images, in how many micro-batches, and how many members do the same.
+
+        All members have the same number of micro-batches, because a synchronised norm waits for all of them at each. A
+        batch too small to give every member its least is done by all of them whole.
+        """
+        team, least = self.team, self.config.smallest_batch
+        if images < team.size * least:
+            mine, smallest, largest, copies = slice(0, images), images, images, team.size
+        else:
+            mine = _slices(images, team.size)[team.rank]
+            smallest, largest, copies = images // team.size, math.ceil(images / team.size), 1
+        # Of nearly equal size: no remainder of a single image that a batch norm could not take.
+        return mine, max(min(math.ceil(largest / self.micro_batch), smallest // least), 1), copies
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
         """Validation loss, confusion matrix (C, C), and the watched predictions (len(watch), H, W) uint8."""
-        self.model.eval()
+        assert self.val_batches is not None
+        self.scored_model.eval()
         confusion = ConfusionMatrix(self.classes, ignore_index=self.ignore_index, device=self.device)
         total = torch.zeros((), device=self.device)
         weight = torch.zeros((), device=self.device)
         watched: dict[int, npt.NDArray[np.uint8]] = {}
         first = 0
         for images, masks in self.val_batches:
-            images = images.to(self.device, non_blocking=True)
             masks = masks.to(self.device, non_blocking=True).long()
             share = self.loss.share(masks)
             weight += share
-            for part, truth in zip(self._micro(images), self._micro(masks), strict=True):
+            mine = _slices(len(masks), self.team.size)[self.team.rank]
+            images = images[mine].to(self.device, non_blocking=True)
+            start, first = first, first + mine.start
+            for part, truth in zip(self._micro(images), self._micro(masks[mine]), strict=True):
                 with self._autocast():
                     logits = self._logits(part)
                 total += self.loss.part(logits, truth, masks) * share
@@ -387,16 +459,19 @@ class Trainer:
                         watched[index] = prediction[index - first].to(torch.uint8).cpu().numpy()
                 first += len(truth)
                 self.alive()
+            first = start + len(masks)
+        self.team.sum(total)
+        self.team.sum(confusion.counts)
         pictures = np.stack([watched[index] for index in self.watch]) if self.watch else None
         return float(total / weight.clamp_min(1e-12)), confusion.numpy(), pictures
 
     def _logits(self, images: Tensor) -> Tensor:
         """As predictions are made: of the whole images, or of overlapping windows."""
         if not self.config.tiled_inference:
-            logits: Tensor = self.model(images)
+            logits: Tensor = self.scored_model(images)
             return logits
         assert self.config.window is not None
-        return window_logits(self.model, images, crop=self.config.window, overlap=self.config.tile_overlap)
+        return window_logits(self.scored_model, images, crop=self.config.window, overlap=self.config.tile_overlap)
 
     def _score_originals(self, confusion: ConfusionMatrix, logits: Tensor, first: int) -> None:
         """Count logits (N, C, H, W) of the validation images from ``first`` on at the sizes of their files."""
@@ -409,14 +484,34 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _micro(self, batch: Tensor) -> list[Tensor]:
-        """Micro-batches of nearly equal size: no remainder of a single image that a batch norm could not take."""
+        """Micro-batches of nearly equal size; none of a batch that is empty."""
         parts = min(math.ceil(len(batch) / self.micro_batch), len(batch) // self.config.smallest_batch)
-        return list(batch.tensor_split(max(parts, 1)))
+        return list(batch.tensor_split(max(parts, 1))) if len(batch) else []
+
+    def _meet(self) -> None:
+        """Let all members begin with the first one's weights.
+
+        Raises:
+            RuntimeError: a member read another checkpoint than the others.
+        """
+        mine = torch.tensor(float(self.epoch), device=self.device)
+        if self.team.sum(mine.clone()) != mine * self.team.size:
+            raise RuntimeError(f"{self.folder}: the members of a team must all see the same checkpoint there")
+        self.team.spread(self.model.state_dict().values())
+        if self.average is not None:
+            self.team.spread(self.average.model.state_dict().values())
+
+    def _share_statistics(self) -> None:
+        """Give all members the first one's running statistics, as torch's DistributedDataParallel does: norms that are
+        not synchronised have each seen their own images."""
+        self.team.spread(self.model.buffers())
+        if self.average is not None:
+            self.team.spread(self.average.model.buffers())
 
     # ---------------------------------------------------------------------------------------------- checkpoint, weights
 
     def _save(self, metrics: EpochMetrics) -> None:
-        if self.folder is None:
+        if self.folder is None or self.team.rank:
             return
         state = {
             "format": CHECKPOINT_FORMAT,
@@ -428,6 +523,7 @@ class Trainer:
             "best": asdict(self.best) if self.best else None,
             "curve": self._curve,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": self._rng.states,
@@ -439,10 +535,12 @@ class Trainer:
         if state is None or state.get("format") != CHECKPOINT_FORMAT:
             return  # none, a damaged one, or one of another version of tunesearch: training starts anew
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.updates = state["epoch"], state["updates"]
-        self.micro_batch, self.outcome = state["micro_batch"], state["outcome"]
+        self.micro_batch, self.outcome = min(state["micro_batch"], self.micro_batch), state["outcome"]
         self.resumed = EpochMetrics.from_dict(state["metrics"])
         self.best = EpochMetrics.from_dict(state["best"]) if state["best"] else None
         self._curve = state["curve"]
@@ -451,10 +549,12 @@ class Trainer:
             self.outcome = None  # it was complete at fewer epochs than are asked for now
 
     def _keep_best_weights(self) -> None:
+        if self.team.rank:
+            return
         # Clones, because tied weights, which share their memory, are refused by safetensors.
         weights = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self.model.state_dict().items()
+            for name, tensor in self.scored_model.state_dict().items()
         }
         if self.folder is None:
             self._best_weights = weights
@@ -462,11 +562,20 @@ class Trainer:
             write_atomic(self.folder / "best.safetensors", lambda temporary: save_file(weights, temporary))
 
     def load_best(self) -> None:
-        """Put the weights of the best epoch into :attr:`model`."""
+        """Put the weights of the best epoch into :attr:`model`.
+
+        Raises:
+            WeightsError: their file is damaged or holds another network's.
+        """
         if self._best_weights is not None:
             self.model.load_state_dict(self._best_weights)
         elif self.folder is not None and (self.folder / "best.safetensors").is_file():
-            self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
+            path = self.folder / "best.safetensors"
+            try:
+                self.model.load_state_dict(read_weights(path))
+            except RuntimeError as error:
+                rule = f"must hold the weights of this network: {' '.join(str(error).split())[:300]}"
+                raise WeightsError(Problem(str(path), rule)) from error
 
     # ----------------------------------------------------------------------------------------------- what was applied
 
@@ -505,6 +614,7 @@ class Trainer:
             "plateau": self._reaction("plateau") if self.config.schedule == "plateau" else None,
             "early_stop": self._reaction("early_stop") if self.config.early_stop_patience is not None else None,
             "grad_clip": self.grad_clip,
+            "ema_decay": None if self.average is None else self.average.decay,
             "loss": self.loss.describe(),
             "micro_batch": self.micro_batch,
             **self.train_batches.describe(),
@@ -514,6 +624,7 @@ class Trainer:
             "precision": str(self.dtype).removeprefix("torch."),
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads(),
+            "processes": self.team.size,
             "seed": torch.initial_seed() % 2**32,
         }
 
@@ -524,11 +635,12 @@ class Trainer:
     def rest(self) -> None:
         """End the worker processes; they start again when the next epoch needs them."""
         self.train_batches.close()
-        self.val_batches._iterator = None
+        if self.val_batches is not None:
+            self.val_batches._iterator = None
 
     def close(self) -> None:
         """Let go of worker processes and of the device's memory."""
         self.rest()
-        del self.model, self.optimizer, self.loss
+        del self.model, self.average, self.optimizer, self.loss
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
