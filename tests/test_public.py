@@ -9,9 +9,9 @@ import tunesearch
 
 FACE = [
     "DataConfig", "EpochMetrics", "Experiment", "Halted", "InputError", "NoUsableTrial", "Problem", "Progress",
-    "SearchResult", "TrainConfig", "Trainer", "TunesearchError", "__version__", "compare", "enqueue", "ensemble",
-    "evaluate", "export", "extend", "list_searches", "load", "load_experiment", "predict", "report", "resume", "retry",
-    "run", "stop", "sync", "train",
+    "SearchResult", "TrainConfig", "Trainer", "TunesearchError", "__version__", "compare", "confirm", "enqueue",
+    "ensemble", "evaluate", "export", "extend", "leaderboard", "list_searches", "load", "load_experiment", "predict",
+    "report", "resume", "retry", "run", "stop", "sync", "train",
 ]  # fmt: skip
 
 

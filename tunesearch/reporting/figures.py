@@ -502,7 +502,7 @@ def confirmation(found: Confirmation) -> Figure:
         "confirmation",
         "The best trials, repeated over seeds",
         "Each ring is a whole training with a seed of its own, the diamond their mean with its interval; the cross is "
-        "the score in the search, by which the trial was chosen. A winner is named only where its difference from every other is shown.",
+        "the score in the search. A winner is named only where its difference from every other is shown.",
         plot,
         Table(["trial", "seeds", "in the search", "mean", "deviation", "interval", "each seed", "not completed"], rows),
         height=190 + 60 * len(rows),
