@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from tunesearch.boards import Board, boards
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
@@ -40,7 +41,7 @@ from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import Ledger, TrialRecord, require_free_name, searches
-from tunesearch.search.preflight import check_surroundings, find_own_code, preflight
+from tunesearch.search.preflight import check_address, check_surroundings, find_own_code, preflight
 from tunesearch.search.resources import Resources
 from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
@@ -49,7 +50,7 @@ from tunesearch.segmentation.data.checks import DataReport
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import find_pairs, resolve_classes
 from tunesearch.segmentation.trainer import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, log_report, without_password
+from tunesearch.tracking import Tracker, default_uri, known, log_report, without_password
 from tunesearch.tracking import sync as sync_view
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate",
     "export",
     "extend",
+    "leaderboard",
     "list_searches",
     "load",
     "predict",
@@ -697,6 +699,19 @@ def _opened(name: str, storage: str | Path | None) -> Iterator[Ledger]:
         ledger.close()
 
 
+def leaderboard(*, top: int = 10, tracking: str | None = None, storage: str | Path | None = None) -> list[Board]:
+    """The best of every search and production training that an MLflow knows, those together that may be compared.
+
+    Args:
+        top: entries per data set and objective.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+
+    Raises:
+        InputError: there is no MLflow, or it does not answer.
+    """
+    return boards(known(tracking_uri(storage_folder(storage), tracking)), top=top)
+
+
 @contextlib.contextmanager
 def _all_opened(names: Sequence[str], folder: Path) -> Iterator[list[Ledger]]:
     with contextlib.ExitStack() as stack:
@@ -978,38 +993,55 @@ def compare(
 
 
 def train(
-    configuration: str | Path,
+    source: str | Path,
     *,
     output: str | Path | None = None,
     data: str | Path | None = None,
+    data_as_is: bool = False,
     encoder_weights: str | Path | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] = (),
+    repeats: int = 1,
+    on: Literal["train", "train+val"] = "train",
+    workers: int = 1,
+    address: str | None = None,
     tracking: str | None = None,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
     epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
-    """Train an exported configuration to its end and save its weights; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
 
     Args:
-        output: folder; None: ``STORAGE/trained/NAME`` after the configuration's file.
-        said, epoch_done: told what happens.
+        output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
+        seed: short for one of ``seeds``.
+        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
+        DiskFull, Halted: its surroundings ended it; the same call goes on.
     """
     folder = storage_folder(storage)
-    path = Path(configuration)
+    path = Path(source)
+    if address is not None:
+        check_address(address, "--address")
+    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+        check_address(address, "$RAY_ADDRESS")
     return train_configuration(
         path,
-        output=Path(output) if output is not None else folder / "trained" / path.stem,
+        output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
         tracking_uri=tracking_uri(folder, tracking),
         storage=folder,
         data_root=Path(data) if data is not None else None,
+        data_as_is=data_as_is,
         encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
         epochs=epochs,
-        seed=seed,
+        seeds=[*([] if seed is None else [seed]), *seeds],
+        repeats=repeats,
+        on=on,
+        workers=workers,
+        address=address,
         said=said,
         epoch_done=epoch_done,
     )

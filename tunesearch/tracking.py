@@ -13,17 +13,20 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from tunesearch.errors import InputError, Problem
+from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.trainer import EpochMetrics
 
 PARENT = "parent"
@@ -31,8 +34,18 @@ _STATUS = {None: "RUNNING", "failed": "FAILED", "lost": "FAILED", "cancelled": "
 """MLflow's status per outcome; FINISHED for the others."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open with metrics and charts rather than with traces of language models."""
+TRAININGS = "tunesearch-train"
+"""MLflow's experiment of production trainings."""
+SAMPLE = "built-in sample"
+MAIN = (
+    "architecture", "encoder", "encoder_weights", "finetune_fraction", "optimizer", "lr", "schedule", "loss",
+    "class_weights", "batch_size", "size", "epochs",
+)  # fmt: skip
+"""The fields that a configuration is told in short by."""
 _BATCH = 900
 """MLflow takes at most 1000 metrics in one call."""
+_EXPERIMENTS = 100
+"""How many experiments one query asks for."""
 _REFUSALS = (400, 409)
 """Status codes that are about what was sent. Any other error may pass, or meets every run."""
 _LONGEST_PAUSE = 16.0
@@ -337,16 +350,9 @@ class _View:
         """
         noted = self.ledger.attributes(self._prefix)
         found: dict[str, list[str]] = {}
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], f"tags.`tunesearch.identity` = '{self.identity}'", page_token=token
-            )
-            for run in page:
-                found.setdefault(run.data.tags["tunesearch.trial"], []).append(run.info.run_id)
-            token = page.token
-            if not token:
-                break
+        of_this = f"tags.`tunesearch.identity` = '{self.identity}'"
+        for run in _pages(lambda token: self.client.search_runs([self.experiment_id], of_this, page_token=token)):
+            found.setdefault(run.data.tags["tunesearch.trial"], []).append(run.info.run_id)
         for key, ids in found.items():
             self._keep(key, noted[key] if noted.get(key) in ids else ids[0])
             for twin in ids:
@@ -381,10 +387,12 @@ class _View:
         return {
             **({"tunesearch.warm_start": ", ".join(source.search for source in warm)} if warm else {}),
             "tunesearch.sampler": experiment.search.sampler,
-            "tunesearch.objective": experiment.objective.metric,
-            "tunesearch.resolution": experiment.objective.resolution,
-            "tunesearch.data": "built-in sample" if experiment.data.layout == "sample" else str(experiment.data.root),
-            "tunesearch.data_digest": self.data_digest,
+            **measured_on(
+                experiment.data,
+                self.data_digest,
+                objective=experiment.objective.metric,
+                resolution=experiment.objective.resolution,
+            ),
         }
 
     def _describe(self) -> None:
@@ -478,9 +486,12 @@ class _View:
     def _best_tags(self, record: TrialRecord) -> list[Any]:
         from mlflow.entities import RunTag
 
+        fields = record.config.governing()
+        settings = {name: _parameter(fields[name]) for name in MAIN if fields.get(name) is not None}
         return [
             RunTag("tunesearch.best_trial", str(record.number)),
             RunTag("tunesearch.best_parameters", json.dumps(record.parameters)),
+            RunTag("tunesearch.best_settings", json.dumps(settings)),
         ]
 
     def _tell_confirmation(self) -> None:
@@ -544,6 +555,31 @@ class _View:
         ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
         end_time = max([self.created_at, *(_end(record) for record in self.ledger.trained())])
         self.client.set_terminated(self.parent, status=ended, end_time=int(1000 * end_time))
+
+
+def measured_on(data: DataConfig, digest: str, *, objective: str, resolution: str) -> dict[str, str]:
+    """The tags that tell which scores may be compared: those with the same data and the same measure.
+
+    Args:
+        digest: of the split.
+    """
+    return {
+        "tunesearch.objective": objective,
+        "tunesearch.resolution": resolution,
+        "tunesearch.data": SAMPLE if data.layout == "sample" else without_password(str(data.root)),
+        "tunesearch.data_digest": digest,
+    }
+
+
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Everything of a listing that MLflow gives in pages; ``ask`` is given the token of each."""
+    token: str | None = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _end(record: TrialRecord) -> float:
@@ -648,6 +684,7 @@ class TrainingRun:
     """One production training in MLflow. What MLflow cannot take is told once and then left out.
 
     Args:
+        tags: with those of :func:`measured_on`, so that its score is compared with what it may be.
         run_id: of an earlier, interrupted session of the same training; None: a new run.
 
     Attributes:
@@ -666,6 +703,8 @@ class TrainingRun:
     ) -> None:
         self.trouble = ""
         self.run_id = run_id
+        self.objective = tags.get("tunesearch.objective", "val_miou")
+        self._best: float | None = None
         self._try(lambda: self._open(uri, storage, name, params, tags))
 
     def _open(self, uri: str, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
@@ -677,13 +716,14 @@ class TrainingRun:
         self.client = MlflowClient(tracking_uri=uri)
         if self.run_id is not None:
             self.client.update_run(self.run_id, status="RUNNING")
+            self._best = self.client.get_run(self.run_id).data.metrics.get(f"best_{self.objective}")
             return
-        experiment = self.client.get_experiment_by_name("tunesearch-train")
+        experiment = self.client.get_experiment_by_name(TRAININGS)
         if experiment is not None:
             experiment_id = experiment.experiment_id
         else:
             location = artifact_folder(storage) if uri.startswith("sqlite:") else None
-            experiment_id = self.client.create_experiment("tunesearch-train", artifact_location=location, tags=_KIND)
+            experiment_id = self.client.create_experiment(TRAININGS, artifact_location=location, tags=_KIND)
         self.run_id = str(self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
         self.client.log_batch(self.run_id, (), [Param(key, _parameter(value)) for key, value in params.items()], ())
 
@@ -703,7 +743,13 @@ class TrainingRun:
         from mlflow.entities import Metric
 
         when = int(metrics.finished_at * 1000)
-        points = [Metric(name, value, when, metrics.epoch) for name, value in metrics.numbers().items()]
+        numbers = metrics.numbers()
+        if self.objective in numbers:
+            choose = min if self.objective == "val_loss" else max
+            value = numbers[self.objective]
+            self._best = value if self._best is None else choose(value, self._best)
+            numbers[f"best_{self.objective}"] = self._best
+        points = [Metric(name, value, when, metrics.epoch) for name, value in numbers.items()]
         self.client.log_batch(self.run_id, points, (), ())
 
     def finish(self, outcome: str, files: list[Path]) -> None:
@@ -715,3 +761,83 @@ class TrainingRun:
             self.client.log_artifact(self.run_id, str(file))
         self.client.set_tag(self.run_id, "tunesearch.outcome", outcome)
         self.client.set_terminated(self.run_id, status="FINISHED" if outcome == "completed" else "FAILED")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A search or a production training as MLflow has it.
+
+    Attributes:
+        name: of the run.
+        training: whether it is a production training.
+        tags, metrics, params: of the run; of a metric its last value.
+        status: MLflow's.
+        started, ended: Unix seconds; ``ended`` None while it runs.
+    """
+
+    name: str
+    training: bool
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    params: dict[str, str]
+    status: str
+    started: float
+    ended: float | None
+
+
+def known(uri: str) -> list[Known]:
+    """Every search and every production training of an MLflow, oldest first. Nothing is written there.
+
+    Raises:
+        InputError: there is no MLflow, or it does not answer.
+    """
+    where = Problem("--tracking-uri", "", value=without_password(uri))
+    if uri.startswith("sqlite:///"):
+        _require_database(Path(uri.removeprefix("sqlite:///")), where)
+    _prepare(retries=2)
+    try:
+        return sorted(_known(uri), key=lambda run: run.started)
+    except TunesearchError:
+        raise
+    except Exception as error:  # MLflow may raise anything that a network, a database or a server can
+        raise InputError(replace(where, rule=f"must be an MLflow that answers: {_reason(error)}")) from error
+
+
+def _require_database(file: Path, where: Problem) -> None:
+    """MLflow's client would make the tables in any database that it is pointed at."""
+    if not file.is_file():
+        raise InputError(replace(where, rule="must be an MLflow that is there: no such file"))
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT 1 FROM alembic_version, experiments LIMIT 1")
+    except sqlite3.Error as error:
+        raise InputError(replace(where, rule=f"must be a database of MLflow: {error}")) from error
+
+
+def _known(uri: str) -> Iterator[Known]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = {
+        str(experiment.experiment_id): experiment.name == TRAININGS
+        for experiment in _pages(lambda token: client.search_experiments(page_token=token))
+    }
+    for training, filter_string in ((False, f"tags.`tunesearch.trial` = '{PARENT}'"), (True, "")):
+        ids = [id for id, is_training in experiments.items() if is_training == training]
+        for start in range(0, len(ids), _EXPERIMENTS):
+            some = ids[start : start + _EXPERIMENTS]
+
+            def ask(token: str | None, some: list[str] = some, filter_string: str = filter_string) -> Any:
+                return client.search_runs(some, filter_string, page_token=token)
+
+            for run in _pages(ask):
+                yield Known(
+                    name=str(run.info.run_name),
+                    training=training,
+                    tags=dict(run.data.tags),
+                    metrics=dict(run.data.metrics),
+                    params=dict(run.data.params),
+                    status=str(run.info.status),
+                    started=(run.info.start_time or 0) / 1000,
+                    ended=run.info.end_time / 1000 if run.info.end_time else None,
+                )

@@ -57,6 +57,9 @@ REFUSED = {
     "weights of this machine": (["voc_unet", "--encoder-weights", "w"], "must be an absolute path on the cluster"),
     "no data": (["voc_unet", "--smoke", "--data", "/d"], "a smoke run brings its own data"),
     "this machine's Ray": (["voc_unet", "--local"], "No such option '--local'"),
+    "a warm start that is not heeded": (
+        ["voc_unet", "--sampler", "random", "--warm-start", "a"], "--warm-start: is not heeded by the sampler random",
+    ),
     "a password in the tracker": (["voc_unet", "--tracking-uri", "http://u:geheim@h"], "--tracking-uri: must have no"),
     "a password in a root": (["voc_unet", "--set", "data.root=s3://u:geheim@h/x"], "--set: must have no password"),
     "resumed with a space's option": (["a", "--resume", "--trials", "3"], "--trials cannot be given with --resume"),
@@ -122,7 +125,8 @@ def test_options_reach_the_job_as_they_were_written() -> None:
     """Oracle: ``run`` reads from the job's arguments what it reads from the user's."""
     words = ["voc_unet", "--trials=7", "--epochs", "3", "--time-budget", "1h30m", "--gpus-per-trial", "0.25",
              "--keep-checkpoints", "best:5", "--set", "train.size=64x64", "--set", "data.root='/a b; rm'",
-             "--smoke", "--storage", "/mnt/runs", "--data", "~/VOC", "--sampler", "random", "--seed", "0"]  # fmt: skip
+             "--smoke", "--storage", "/mnt/runs", "--data", "~/VOC", "--sampler", "random", "--seed", "0",
+             "--warm-start", "a", "--warm-start=b"]  # fmt: skip
     context = service.submit.make_context("submit", list(words))
     with context.scope():
         passed = service._arguments(running.run)

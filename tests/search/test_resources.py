@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunesearch.errors import InputError
-from tunesearch.search.resources import Resources, plan_resources
+from tunesearch.search.resources import Resources, plan_resources, plan_workers
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,22 @@ def test_a_trial_that_fits_nowhere_is_refused(nodes: list[dict[str, float]], ask
     """Ray itself would wait for ever without a word."""
     with pytest.raises(InputError, match=said):
         plan_resources(nodes, **asked)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([{"CPU": 2.0}], 2, Resources(1, 0.0, 2)),
+        ([{"CPU": 8.0}], 3, Resources(2, 0.0, 3)),
+        ([{"CPU": 3.0}, {"CPU": 5.0}], 2, Resources(3, 0.0, 2)),  # a share of 4 would not fit on the first
+        ([{"CPU": 16.0, "GPU": 4.0}], 4, Resources(4, 1.0, 4)),
+        ([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 64.0}], 2, Resources(8, 1.0, 2)),
+    ],
+)
+def test_processes_of_one_training(nodes: list[dict[str, float]], workers: int, expected: Resources) -> None:
+    assert plan_workers(nodes, workers) == expected
+
+
+def test_more_processes_than_fit() -> None:
+    with pytest.raises(InputError, match="--workers: must be at most the number of GPUs there are, 2, but got 3"):
+        plan_workers([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0}], 3)

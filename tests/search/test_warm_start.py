@@ -12,6 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 import tunesearch
+from tunesearch.api import Silence
+from tunesearch.cli import main
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.search.ledger import Ledger
@@ -374,3 +376,47 @@ def test_a_damaged_file_is_told(first: Ledger, tmp_path: Path) -> None:
             Ledger.open(tmp_path / "runs", "second", drive=True)
     file.write_text(whole)
     Ledger.open(tmp_path / "runs", "second", drive=True).close()
+
+
+# -------------------------------------------------------------------------------------------------------- whole searches
+
+
+class _Notes(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
+def test_a_whole_search(tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On real Ray: the best of the first search is trained first in the second, which then needs nothing of it."""
+    from mlflow import MlflowClient
+
+    storage, notes = tmp_path / "runs", _Notes()
+    one = tunesearch.run(tiny_space, name="one", storage=storage, trials=3)
+    two = tunesearch.run(
+        tiny_space, name="two", storage=storage, trials=2, warm_start=["one"], max_concurrent=1, progress=notes
+    )
+    assert one.best is not None
+    assert two.trials[0].parameters == one.best.parameters
+    fit = sum(record.outcome in ("completed", "stopped") for record in one.trials)
+    (source,) = two.warm_start
+    assert (source.search, source.trials, source.fit, source.tried_first) == ("one", 3, fit, (one.best.number,))
+    assert f"warm start from {source}" in notes.said
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`tunesearch.warm_start` = 'one'")
+    assert parent.data.tags["tunesearch.search"] == "two"
+    shutil.rmtree(storage / "one")
+    tunesearch.extend("two", 1, storage=storage)
+    assert len(tunesearch.resume("two", storage=storage).trials) == 3
+    with pytest.raises(SystemExit):
+        main(["show", "two", "--storage", str(storage)])
+    assert f"warm-started from one: {fit} of 3 trials fit" in capsys.readouterr().out

@@ -203,7 +203,9 @@ def average_is_kept(one: Trainer, other: Trainer) -> None:
     for trainer in (one, other):
         next(trainer.epochs())
         assert trainer._best_weights is not None
-    pairs = [(name, tensor, dict(other.model.named_parameters())[name]) for name, tensor in one.model.named_parameters()]
+    pairs = [
+        (name, tensor, dict(other.model.named_parameters())[name]) for name, tensor in one.model.named_parameters()
+    ]
     assert all(torch.equal(a, b) for _, a, b in pairs)
     assert all(torch.equal(one._best_weights[name], a.cpu()) for name, a, _ in pairs)
     assert not any(torch.equal(other._best_weights[name], b.cpu()) for name, _, b in pairs)

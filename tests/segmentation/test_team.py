@@ -1,4 +1,4 @@
-"""Several processes that train one network. Oracle: one process, with the micro-batches that the members have as shares.
+"""Several processes that train one network. Oracle: one process, whose micro-batches are the members' shares.
 
 Without batch norm a share is a micro-batch, whatever the loss: pixel losses are divided by what counts in the whole
 batch, region losses by images. With them the members' own batch norms see the images that a micro-batch sees.
@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -13,6 +13,7 @@ from tunesearch.cli import (
     data,
     exporting,
     fetch,
+    leaderboard,
     models,
     predicting,
     reporting,
@@ -21,6 +22,7 @@ from tunesearch.cli import (
     showing,
     spaces,
     steering,
+    training,
 )
 from tunesearch.errors import InputError, TunesearchError
 
@@ -59,12 +61,13 @@ for command in (
     steering.stop,
     showing.list_,
     showing.show,
+    leaderboard.leaderboard,
     showing.ui,
     showing.sync,
     reporting.report,
     comparing.compare,
     exporting.export,
-    exporting.train,
+    training.train,
     predicting.evaluate,
     predicting.predict,
     predicting.ensemble,

@@ -1,9 +1,8 @@
-"""``tunesearch export`` and ``train``: from the best trial to production."""
+"""``tunesearch export``: from the best trial to a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,39 +24,3 @@ def export(name: str, output: Path, trial: int | None, storage: Path | None) -> 
     score = document["score"]
     value = "no score" if score["value"] is None else f"{score['objective']} {score['value']:.4f}"
     click.echo(f"{output}: trial {document['trial']} of {name} ({document['outcome']}, {value})")
-
-
-@click.command()
-@click.argument("configuration", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [STORAGE/trained/FILE].")
-@options.data
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Instead of the configuration's.")
-@options.encoder_weights
-@options.tracking
-@options.storage
-@options.as_json
-def train(configuration: Path, as_json: bool, **given: Any) -> int:
-    """Train an exported CONFIGURATION to its end and save its weights. Goes on where it was killed."""
-    from tunesearch import api
-
-    def epoch_done(metrics: Any) -> None:
-        click.echo(
-            f"epoch {metrics.epoch}: val_miou {metrics.val_miou:.4f}, val_loss {metrics.val_loss:.4f}, "
-            f"train_loss {metrics.train_loss:.4f}, {metrics.images_per_second:.0f} images/s",
-            err=as_json,
-        )
-
-    given["tracking"] = given.pop("tracking_uri")
-    result = api.train(configuration, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(result, indent=1))
-    elif result["weights"]:
-        best = result["best"]
-        click.echo(f"{result['weights']}: val_miou {best['val_miou']:.4f} at epoch {best['epoch']}")
-    if result["outcome"] != "completed":
-        click.echo(f"the training ended as {result['outcome']}", err=True)
-        return 1
-    return 0

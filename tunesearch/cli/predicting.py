@@ -23,11 +23,7 @@ _flip = click.option("--flip", is_flag=True, help="Average over each picture and
 _tiles = click.option(
     "--tiles", is_flag=True, help="See each picture in windows of the trained size, not resized to that size."
 )
-_scale = click.option(
-    "--scale",
-    type=click.FloatRange(min=0, min_open=True, max=16),
-    help="With --tiles: resize pictures by this factor before [1].",
-)
+_scale = click.option("--scale", type=float, help="With --tiles: resize pictures by this factor before [1].")
 
 
 @click.command()

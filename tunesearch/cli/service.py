@@ -180,6 +180,10 @@ def _checked(space: str, given: dict[str, Any]) -> Experiment:
 
     names = ("trials", "epochs", "size", "sampler", "seed", "overrides", "smoke", "data")
     experiment = load_flagged(space, **{name: given[name] for name in names})
+    if given["warm_start"]:
+        from tunesearch.search.warm_start import require_heeding
+
+        require_heeding(experiment, [])
     if experiment.data.layout != "sample" and given["data"] is None:
         _require_absolute_root(space, given["overrides"])
     return experiment

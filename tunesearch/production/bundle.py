@@ -33,7 +33,9 @@ from typing import Any
 
 import tunesearch
 from tunesearch.errors import InputError, Problem, WeightsError
+from tunesearch.production.card import card
 from tunesearch.production.configuration import read_configuration, write_configuration
+from tunesearch.production.programs import write_programs
 from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import IMPORT_PATH, ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -160,8 +162,6 @@ def write_bundle(
         InputError: the folder exists; the weights do not fit; the user's own code cannot be imported.
         DiskFull: there is no room for it.
     """
-    from tunesearch.production.card import card
-
     if output.exists() or output.is_symlink():
         raise InputError(Problem(str(output), "exists already", hint="-o gives another folder"))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,9 @@ def write_bundle(
     try:
         network = _write_training(training, temporary)
         content = _describe(training, network)
-        content["programs"] = {}
+        content["programs"] = write_programs(
+            network, temporary, TrainConfig.model_validate(training.document["config"]).size, formats=formats, said=said
+        )
         (temporary / "README.md").write_text(card(content, training.curve), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         content["files"] = {path.relative_to(temporary).as_posix(): file_hash(path) for path in files}

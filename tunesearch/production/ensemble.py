@@ -2,8 +2,9 @@
 
 Their class probabilities are averaged, or weighed by a :class:`~tunesearch.production.stack.Stack` that is fitted on
 the validation part. Report B's authors used "a meta learner to be trained in order to have a model assigning the best
-possible weights to these two models at prediction time"; here that is one weight per model and class and one bias per
-class, fitted by cross-entropy. The fit is convex: it has one solution.
+possible weights to these two models at prediction time"; here that is one weight per model and class, fitted by
+cross-entropy. There is no bias per class: it would only teach how frequent the classes are, at the cost of the rare
+ones. The fit is convex: it has one solution.
 """
 
 from __future__ import annotations
@@ -76,9 +77,8 @@ def fit_stack(
         "flip": flip,
         "scale": scale,
         "weights": fitted.weight.tolist(),
-        "bias": fitted.bias.tolist(),
     }
-    return Stack(fitted.weight, fitted.bias, fitted.fingerprints, content)
+    return Stack(fitted.weight, fitted.fingerprints, content)
 
 
 def _samples(
@@ -117,16 +117,14 @@ def _samples(
 
 def _fitted(start: Stack, features: Tensor, truth: Tensor) -> Stack:
     weight = start.weight.clone().requires_grad_()
-    bias = start.bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        stack = Stack(weight, bias, start.fingerprints, {})
-        pull = (weight - start.weight).square().sum() + bias.square().sum()
-        value = F.cross_entropy(stack.scores(features.unbind(0)).T, truth) + _PULL * pull
+        scores = Stack(weight, start.fingerprints, {}).scores(features.unbind(0))
+        value = F.cross_entropy(scores.T, truth) + _PULL * (weight - start.weight).square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return Stack(weight.detach(), bias.detach(), start.fingerprints, {})
+    return Stack(weight.detach(), start.fingerprints, {})

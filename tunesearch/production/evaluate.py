@@ -255,6 +255,8 @@ def pairs_in(model: Model, images: Path, masks: Path) -> tuple[list[Pair], DataC
         if not folder.is_dir():
             raise InputError(Problem(flag, "must be an existing folder", value=str(folder)))
     own = model.data
+    if images.resolve() == masks.resolve() and not (own.layout == "folders" and own.mask_suffix):
+        raise InputError(Problem("--masks", "must be another folder than --images", value=str(masks)))
     data = DataConfig(
         layout="folders",
         root=images,

@@ -26,6 +26,7 @@ from tunesearch.segmentation.trainer import pick_device, pick_precision
 S = TypeVar("S")
 T = TypeVar("T")
 
+_LARGEST_SCALE = 16.0
 _LARGEST_SIDE = 2**16
 """Pixels, behind ``scale``."""
 
@@ -59,7 +60,7 @@ class Labeller:
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
     Raises:
-        InputError: classes that differ; a stack of other models.
+        InputError: classes that differ; a stack of other models; a scale beyond reason.
 
     Attributes:
         classes: of the masks.
@@ -76,6 +77,9 @@ class Labeller:
         device: str = "auto",
     ) -> None:
         require_same_classes(models)
+        if scale is not None and not 0 < scale <= _LARGEST_SCALE:
+            rule = f"must be more than 0 and at most {_LARGEST_SCALE:g}"
+            raise InputError(Problem("--scale", rule, value=f"{scale:g}"))
         self.classes: tuple[ClassSpec, ...] = models[0].classes
         self.scale = scale
         self.device = pick_device(device)

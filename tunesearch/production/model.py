@@ -12,6 +12,7 @@ from tunesearch.errors import InputError, Problem, SearchNameError
 from tunesearch.production.bundle import Bundle, file_hash, is_bundle, load_network, read_bundle
 from tunesearch.production.export import chosen, weights_of
 from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.search.names import NAME
 from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -66,7 +67,7 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
         if trial is not None:
             raise InputError(Problem("--trial", "is for searches, and this is a model folder", value=str(source)))
         return _from_bundle(read_bundle(folder))
-    if folder.name != str(source) or (folder.is_dir() and not (storage / folder.name).is_dir()):
+    if not NAME.fullmatch(str(source)) or (folder.is_dir() and not (storage / str(source)).is_dir()):
         what = "no such folder" if not folder.is_dir() else "a folder without bundle.json"
         is_search = (folder / "experiment.yaml").is_file()
         hint = (

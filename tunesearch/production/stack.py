@@ -23,17 +23,15 @@ META_FILE, WEIGHTS_FILE = "stack.json", "stack.safetensors"
 
 @dataclass(frozen=True)
 class Stack:
-    """Scores of class c are ``bias[c] + sum over models m of weight[m, c] * log p_m(c)`` (a log-linear pool).
+    """The score of class c is ``sum over models m of weight[m, c] * log p_m(c)`` (a log-linear pool).
 
     Attributes:
         weight: float32 (M, C).
-        bias: float32 (C,).
         fingerprints: of the M models' weights.
         content: what else is known of it: names, classes, what it was fitted to.
     """
 
     weight: Tensor
-    bias: Tensor
     fingerprints: tuple[str, ...]
     content: dict[str, Any]
 
@@ -41,19 +39,17 @@ class Stack:
     def start(cls, fingerprints: Sequence[str], classes: int) -> Stack:
         """Every model counts the same: the geometric mean of their probabilities."""
         count = len(fingerprints)
-        return cls(torch.full((count, classes), 1 / count), torch.zeros(classes), tuple(fingerprints), {})
+        return cls(torch.full((count, classes), 1 / count), tuple(fingerprints), {})
 
     def scores(self, scores: Sequence[Tensor]) -> Tensor:
         """From the scores (C, ...) of each model to the stack's, (C, ...)."""
         shape = (-1, *[1] * (scores[0].ndim - 1))
-        total = self.bias.view(shape).expand_as(scores[0])
-        for weight, one in zip(self.weight, scores, strict=True):
-            total = total + weight.view(shape) * F.log_softmax(one.float(), dim=0)
-        return total
+        terms = [w.view(shape) * F.log_softmax(one.float(), dim=0) for w, one in zip(self.weight, scores, strict=True)]
+        return torch.stack(terms).sum(dim=0)
 
     def to(self, device: torch.device) -> Stack:
         """The same on a device."""
-        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+        return replace(self, weight=self.weight.to(device))
 
     def ordered(self, fingerprints: Sequence[str]) -> Stack:
         """The same for the models in the order of these fingerprints.
@@ -78,7 +74,7 @@ class Stack:
         Raises:
             InputError: something else of these names is there.
         """
-        tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
+        tensors = {"weight": self.weight.contiguous()}
         write_atomic(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
         content = {
             "format": FORMAT,
@@ -112,5 +108,4 @@ class Stack:
             raise InputError(Problem(str(meta), "must be what tunesearch ensemble has written")) from error
         if not weights.is_file() or sha256(weights.read_bytes()) != digest:
             raise WeightsError(Problem(str(weights), f"must be the file that was written with {META_FILE}"))
-        state = read_weights(weights)
-        return cls(state["weight"], state["bias"], known, content)
+        return cls(read_weights(weights)["weight"], known, content)

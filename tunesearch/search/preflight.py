@@ -79,15 +79,21 @@ def _surroundings(experiment: Experiment, settings: Settings, known: list[Proble
 
 
 def _check_address(experiment: Experiment, settings: Settings) -> None:
-    """Ray itself would try for minutes to reach an address where nobody listens."""
-    address = settings.cluster()
+    check_address(settings.cluster(), "--address" if settings.address else "$RAY_ADDRESS")
+
+
+def check_address(address: str, where: str) -> None:
+    """That somebody listens at a cluster's address: Ray itself would try for minutes.
+
+    Raises:
+        InputError: nobody does.
+    """
     if address in ("local", "auto"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
-        where = "--address" if settings.address else "$RAY_ADDRESS"
         rule = "must be local, auto or the HOST:PORT of a Ray cluster that answers"
         raise InputError(Problem(where, rule, value=f"{re.sub('//[^/]*@', '//', address)} ({error})")) from error
 

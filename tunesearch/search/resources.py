@@ -69,6 +69,25 @@ def plan_resources(
     return Resources(cpus=cpus_each, gpus=gpus_each, concurrent=most if grows else min(most, fitting))
 
 
+def plan_workers(nodes: list[dict[str, float]], workers: int) -> Resources:
+    """What each of several processes that train one network takes: a GPU where there are any, and CPUs.
+
+    Args:
+        nodes: as for :func:`plan_resources`.
+
+    Raises:
+        InputError: they do not all fit.
+    """
+    gpus = 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
+    most = max((math.floor(node.get("CPU", 0.0)) for node in nodes), default=0)
+    for cpus in range(most, 0, -1):
+        if sum(_fits(node, cpus, gpus) for node in nodes) >= workers:
+            return Resources(cpus=cpus, gpus=gpus, concurrent=workers)
+    number = sum(_fits(node, 1, gpus) for node in nodes)
+    rule = f"must be at most the number of {'GPUs' if gpus else 'CPUs'} there are, {number}"
+    raise InputError(Problem("--workers", rule, value=str(workers)))
+
+
 def _fits(node: dict[str, float], cpus: int, gpus: float) -> int:
     """How many trials a node takes. A trial's fraction of a GPU lies on one GPU."""
     by_cpu = math.floor(node.get("CPU", 0.0) / cpus + 1e-9)

@@ -55,7 +55,7 @@ class Team:
             _flat(list(tensors), lambda flat: dist.broadcast(flat, src=0))
 
     def seed(self, seed: int, epoch: int) -> None:
-        """Give every member but the first random numbers of its own, for its own dropout; the first goes on with its."""
+        """Give every member but the first random numbers of its own, for its own dropout."""
         if self.rank:
             (word,) = np.random.SeedSequence([_TEAM, seed, epoch, self.rank]).generate_state(1)
             torch.manual_seed(int(word))
@@ -68,7 +68,7 @@ def _flat(tensors: list[Tensor], collective: Callable[[Tensor], object]) -> None
         chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in chosen])
         collective(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in chosen])  # type: ignore[no-untyped-call]
+        parts = torch.split(flat, [tensor.numel() for tensor in chosen])
         for tensor, part in zip(chosen, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 

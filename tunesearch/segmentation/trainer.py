@@ -252,9 +252,7 @@ class Trainer:
         pin = self.device.type == "cuda"
         self.train_batches = train_loader(train, config, background=background, workers=workers, pin_memory=pin)
         self.val_images = 0 if val is None else len(val)
-        self.val_batches = (
-            None if val is None else val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
-        )
+        self.val_batches = None if val is None else val_loader(val, config.batch_size, workers=workers, pin_memory=pin)
         self.total_updates = config.epochs * len(self.train_batches)
         self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size)
         self.epoch = 0

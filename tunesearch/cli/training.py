@@ -1,0 +1,90 @@
+"""``tunesearch train``: from a configuration to a model."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesearch.cli import options
+from tunesearch.errors import DiskFull, Halted
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="MODEL_OR_CONFIG")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [STORAGE/trained/NAME].")
+@options.data
+@click.option("--data-as-is", is_flag=True, help="Split the data set anew, instead of a model's frozen files.")
+@click.option("--on", type=click.Choice(["train", "train+val"]), default="train", help="What is trained on [train].")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    multiple=True,
+    help="Instead of the configuration's; repeatable.",
+)
+@click.option("--seeds", "repeats", type=click.IntRange(min=1), default=1, help="Train with so many seeds.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes, on GPUs one each [1].")
+@click.option("--address", help="Ray cluster of the processes: auto or an address [$RAY_ADDRESS, else this machine].")
+@options.encoder_weights
+@options.tracking
+@options.storage
+@options.as_json
+def train(source: Path, as_json: bool, **given: Any) -> int:
+    """Train a model folder or an exported configuration to its end, into a model folder. Goes on where it was killed.
+
+    \b
+    tunesearch train best.yaml
+    tunesearch train voc_model --data ~/data/VOC2012 -o again      the same files, and on a CPU the same curve
+    tunesearch train voc_model --data ~/data/VOC2012 --on train+val --seeds 3
+    tunesearch train best.yaml --workers 4                         on four GPUs
+    """
+    from tunesearch import api
+
+    def epoch_done(metrics: Any) -> None:
+        scores = "" if metrics.val_miou != metrics.val_miou else f"val_miou {metrics.val_miou:.4f}, "
+        scores += "" if metrics.val_loss != metrics.val_loss else f"val_loss {metrics.val_loss:.4f}, "
+        click.echo(
+            f"epoch {metrics.epoch}: {scores}train_loss {metrics.train_loss:.4f}, "
+            f"{metrics.images_per_second:.0f} images/s",
+            err=as_json,
+        )
+
+    given["tracking"] = given.pop("tracking_uri")
+    # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = api.train(source, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given)
+    except KeyboardInterrupt:
+        click.echo("interrupted; the last epoch is saved: the same command goes on from there", err=True)
+        return 130
+    except (DiskFull, Halted):
+        click.echo("the last epoch is saved; once that is mended the same command goes on from there", err=True)
+        raise
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result, indent=1))
+    else:
+        for training in result.get("trainings", [result]):
+            _tell(training)
+        if result.get("mean") is not None:
+            deviation = "" if result["deviation"] is None else f", deviation {result['deviation']:.4f}"
+            click.echo(f"{result['output']}: {result['metric']} mean {result['mean']:.4f}{deviation}")
+    if result["outcome"] != "completed":
+        click.echo(f"the training ended as {result['outcome']}", err=True)
+        return 1
+    return 0
+
+
+def _tell(result: dict[str, Any]) -> None:
+    """One line on one training."""
+    if not result["weights"]:
+        click.echo(f"{result['output']}: {result['outcome']}")
+    elif result["best"]["val_miou"] is None:
+        click.echo(f"{result['weights']}: epoch {result['best']['epoch']}, without a validation score")
+    else:
+        click.echo(f"{result['weights']}: val_miou {result['best']['val_miou']:.4f} at epoch {result['best']['epoch']}")
