@@ -190,10 +190,10 @@ def write_bundle(
 
 
 def require_new(output: Path) -> None:
-    """Refuse a folder, or whatever else has its name, that is there.
+    """Refuse to write a model folder over anything.
 
     Raises:
-        InputError: it is.
+        InputError: the path exists.
     """
     if output.exists() or output.is_symlink():
         raise InputError(Problem(str(output), "exists already", hint="-o gives another folder"))

@@ -94,7 +94,7 @@ def export(
         document = configuration(ledger, trial)
         write_configuration(document, output)
         return document
-    require_new(output)  # before anything is read for it
+    require_new(output)  # said before anything of the trial is
     return write_bundle(training(ledger, trial), output, formats=formats, said=said)
 
 
