@@ -2,8 +2,8 @@
 
 Measured: ``production.predict`` from a folder of files to masks on disk: reading, resizing, the network, resizing back,
 PNG. Against the limit: the same network in the same precision and batches, on the same pictures, resized and resident.
-The parts are also timed alone, one after the other, on one thread: what they add up to beside the network's time is
-what reading ahead and writing behind must hide. The sides take turns in one run.
+The parts are also timed alone, one after the other, on one thread: what they add up to beside the network is what
+reading ahead and writing behind must hide. The sides take turns in one run.
 
     python benchmarks/prediction.py --data ../shared/data/voc2012_subset/JPEGImages --size 256x256
 """

@@ -265,7 +265,7 @@ def test_weights_of_another_network_are_named(
         main([*arguments, "--storage", str(tmp_path / "runs")])
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {trained}: must hold the weights of trial 0: ")
+    assert said.startswith(f"error: {trained}: must hold the weights of its configuration: ")
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "masks").exists()
 
