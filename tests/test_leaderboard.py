@@ -248,7 +248,7 @@ def test_the_tables(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     digest = _split("maize").digest[:8]
     assert f"maize ({digest}), val_miou" in out
-    assert "[built-in SAMPLE data]" in out
+    assert f"built-in SAMPLE data ({_split('sample').digest[:8]}), val_miou" in out
     assert "0.5000 ± 0.0000 (2 seeds, trial 2)" in " ".join(out.split())
     assert "best (training)" in out
     assert "and 1 more; --top shows them" in out

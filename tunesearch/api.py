@@ -30,12 +30,15 @@ from tunesearch.production.evaluate import (
 )
 from tunesearch.production.evaluate import evaluate as measure
 from tunesearch.production.export import export as write_export
+from tunesearch.production.export import is_configuration
 from tunesearch.production.labeller import Labeller, require_same_classes
 from tunesearch.production.looks import looked_at_test, warning
 from tunesearch.production.model import Model, open_model
 from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.stack import Stack
 from tunesearch.production.train import train as train_configuration
+from tunesearch.registry import check_model_name
+from tunesearch.registry import register as register_bundle
 from tunesearch.search import confirmation, requests
 from tunesearch.search.confirmation import Confirmation
 from tunesearch.search.database import check_url
@@ -770,13 +773,17 @@ def export(
     output: str | Path,
     *,
     trial: int | None = None,
+    register: str | None = None,
+    tracking: str | None = None,
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write a trial (None: the best) as a model folder; only its configuration where ``output`` ends in .yaml or .yml.
 
     Args:
-        said: told what is left out of the folder and why.
+        register: name in MLflow's model registry, which the folder becomes the next version of; None: it does not.
+        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
+        said: told what is left out of the folder and why, and the version.
 
     Returns:
         What was written: bundle.json of the folder, or the configuration.
@@ -784,12 +791,23 @@ def export(
     Raises:
         InputError: no such search or trial, or none with a score; no weights kept; the folder exists.
     """
-    ledger = Ledger.open(storage_folder(storage), name)
+    folder, output = storage_folder(storage), Path(output)
+    if register is not None:
+        if is_configuration(output):
+            raise InputError(Problem("--register", "needs a model folder, not a configuration", value=str(output)))
+        check_model_name(register)
+        uri = tracking_uri(folder, tracking)
+        _require_no_password(uri)
+    ledger = Ledger.open(folder, name)
     try:
         find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
-        return write_export(ledger, Path(output), trial=trial, said=said)
+        content = write_export(ledger, output, trial=trial, said=said)
     finally:
         ledger.close()
+    if register is not None:
+        version = register_bundle(output, content, register, uri=uri, storage=folder)
+        said(f"registered in MLflow: version {version} of {register}")
+    return content
 
 
 def predict(
@@ -919,7 +937,7 @@ def ensemble(
     said: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Fit how much each model counts for each class, on the validation part of the first one's frozen split.
+    """Fit how much each model counts, on the validation part of the first one's frozen split.
 
     Args:
         models: model folders or names of searches.
@@ -1024,6 +1042,9 @@ def train(
     """
     folder = storage_folder(storage)
     path = Path(source)
+    if not path.exists() and (folder / path / "experiment.yaml").is_file():
+        hint = f"tunesearch export {path} -o {path}-model makes a model folder of its best trial"
+        raise InputError(Problem(str(source), "is a search, and neither a model folder nor a configuration", hint=hint))
     if address is not None:
         check_address(address, "--address")
     elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:

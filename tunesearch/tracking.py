@@ -32,7 +32,7 @@ from tunesearch.segmentation.trainer import EpochMetrics
 PARENT = "parent"
 _STATUS = {None: "RUNNING", "failed": "FAILED", "lost": "FAILED", "cancelled": "KILLED"}
 """MLflow's status per outcome; FINISHED for the others."""
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets MLflow's page open with metrics and charts rather than with traces of language models."""
 TRAININGS = "tunesearch-train"
 """MLflow's experiment of production trainings."""
@@ -188,7 +188,7 @@ class Tracker:
                 if not _is_refusal(error):
                     self._waiting[number] = None  # as the last one: the next round begins with another
                     raise
-                self._refused[number] = self.trouble = _reason(error)
+                self._refused[number] = self.trouble = reason(error)
                 self._complain(f"refuses trial {number} ({self.trouble}); the search goes on")
             else:
                 self._refused.pop(number, None)
@@ -209,7 +209,7 @@ class Tracker:
         self._view = None
 
     def _lost(self, error: Exception) -> None:
-        self.trouble = _reason(error)
+        self.trouble = reason(error)
         self._had_trouble = True
         self._failures += 1
         self._drop_view()  # the next one asks what MLflow has: it may be another one by then
@@ -255,7 +255,7 @@ def prepare_database(uri: str) -> None:
     """
     if not uri.startswith("sqlite:///"):
         return
-    _prepare(retries=2)
+    prepare(retries=2)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -311,7 +311,7 @@ class _View:
         system_metrics: bool = False,
     ) -> None:
         # No retry: MLflow's would send again what may have arrived, and a run would be made twice.
-        _prepare(retries=0)
+        prepare(retries=0)
         self.ledger = ledger
         self.identity = str(ledger.attribute("identity"))
         self.created_at = float(ledger.attribute("created_at"))
@@ -341,7 +341,7 @@ class _View:
             return str(found.experiment_id)
         local = uri.startswith("sqlite:")
         location = artifact_folder(self.ledger.folder.parent) if local else None
-        return str(self.client.create_experiment(name, artifact_location=location, tags=_KIND))
+        return str(self.client.create_experiment(name, artifact_location=location, tags=KIND))
 
     def _adopt(self) -> None:
         """Take over the runs that MLflow has of this search, also those that a dying driver had no time to note.
@@ -603,7 +603,7 @@ def bests(ledger: Ledger) -> list[TrialRecord]:
     return found
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "Caused by " in text:  # the network's own words stand behind a page of others
         cause = text.rpartition("Caused by ")[2].removesuffix(")")
@@ -618,7 +618,7 @@ def without_password(uri: str) -> str:
     return re.sub(r"([?&;](?:password|passwd|user|username|token)=)[^&;\s]*", r"\1***", plain)
 
 
-def _prepare(*, retries: int) -> None:
+def prepare(*, retries: int) -> None:
     """Let MLflow's client give up a server that does not answer after seconds, not minutes, and say nothing itself."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -660,7 +660,7 @@ def sync(ledger: Ledger, uri: str, *, status: str) -> None:
         if refused is not None:
             raise refused
     except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-        rule = f"must be an MLflow that answers: {_reason(error)}"
+        rule = f"must be an MLflow that answers: {reason(error)}"
         raise InputError(Problem("--tracking-uri", rule, value=without_password(uri))) from error
 
 
@@ -670,13 +670,13 @@ def log_report(ledger: Ledger, uri: str, file: Path) -> str:
     if run is None:
         return f"it does not know the search; tunesearch sync {ledger.name} tells it"
     try:
-        _prepare(retries=0)
+        prepare(retries=0)
         from mlflow import MlflowClient
 
         prepare_database(uri)
         MlflowClient(tracking_uri=uri).log_artifact(str(run), str(file))
     except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-        return _reason(error)
+        return reason(error)
     return ""
 
 
@@ -708,7 +708,7 @@ class TrainingRun:
         self._try(lambda: self._open(uri, storage, name, params, tags))
 
     def _open(self, uri: str, storage: Path, name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
-        _prepare(retries=2)
+        prepare(retries=2)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -723,7 +723,7 @@ class TrainingRun:
             experiment_id = experiment.experiment_id
         else:
             location = artifact_folder(storage) if uri.startswith("sqlite:") else None
-            experiment_id = self.client.create_experiment(TRAININGS, artifact_location=location, tags=_KIND)
+            experiment_id = self.client.create_experiment(TRAININGS, artifact_location=location, tags=KIND)
         self.run_id = str(self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
         self.client.log_batch(self.run_id, (), [Param(key, _parameter(value)) for key, value in params.items()], ())
 
@@ -733,7 +733,7 @@ class TrainingRun:
         try:
             work()
         except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-            self.trouble = _reason(error)
+            self.trouble = reason(error)
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """Log one epoch."""
@@ -794,13 +794,13 @@ def known(uri: str) -> list[Known]:
     where = Problem("--tracking-uri", "", value=without_password(uri))
     if uri.startswith("sqlite:///"):
         _require_database(Path(uri.removeprefix("sqlite:///")), where)
-    _prepare(retries=2)
+    prepare(retries=2)
     try:
         return sorted(_known(uri), key=lambda run: run.started)
     except TunesearchError:
         raise
     except Exception as error:  # MLflow may raise anything that a network, a database or a server can
-        raise InputError(replace(where, rule=f"must be an MLflow that answers: {_reason(error)}")) from error
+        raise InputError(replace(where, rule=f"must be an MLflow that answers: {reason(error)}")) from error
 
 
 def _require_database(file: Path, where: Problem) -> None:

@@ -103,6 +103,8 @@ BAD = {
     "sync of nothing": (["sync", "nothing"], "search nothing: does not exist"),
     "export of nothing": (["export", "nothing", "-o", "best.yaml"], "search nothing: does not exist"),
     "train nothing": (["train", "nowhere.yaml"], "nowhere.yaml: must be a readable file"),
+    "train a folder": (["train", "."], "is no model folder"),
+    "train on nothing": (["train", "nowhere.yaml", "--on", "val"], "--on"),
     "check nothing": (["data", "check", "voc_unet", "--data", "nowhere"], "nowhere"),
     "bad own model": (
         ["run", "voc_unet", "--smoke", "--set", "train.architecture=no_such_module:build"],
@@ -136,6 +138,7 @@ def test_bad_input_gets_one_clear_message(
         ("config: {lr: -1}\ndata: {layout: vox}", "config.lr"),
         ("config: {lr: -1}\ndata: {layout: vox}", "data.layout"),
         ("config: {}\ndata: {layout: folders, root: nowhere, classes: 2}", "nowhere"),
+        ("config: {}\ndata: {layout: sample}\nscore: {objective: loss}", "score.objective: "),
     ],
 )
 def test_bad_configurations_to_train(

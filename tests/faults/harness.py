@@ -16,8 +16,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -371,13 +373,30 @@ class Search:
         rows = [line.split() for line in self.log.read_text().splitlines() if line.count(" ") == 4]
         return [(what, int(number), int(epoch), int(pid), float(at)) for what, number, epoch, pid, at in rows]
 
-    def known(self) -> dict[int, tuple[str, int]]:
-        """Trial number -> (its parameters, how many epochs are committed), read past the ledger's own code."""
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[sqlite3.Connection | None]:
+        """The ledger as whoever died left it; None where there is none.
+
+        A copy: a death in a commit leaves a journal that is rolled back by whoever reads the file next, which is the
+        resumed search's to do. Read-only, SQLite refuses such a file.
+        """
         file = self.storage / "a" / "ledger.db"
         if not file.is_file():
-            return {}
+            yield None
+            return
+        with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
+            for part in (file, file.with_name(file.name + "-journal")):
+                if part.is_file():
+                    shutil.copy(part, folder)
+            with contextlib.closing(sqlite3.connect(Path(folder) / file.name)) as database:
+                yield database
+
+    def known(self) -> dict[int, tuple[str, int]]:
+        """Trial number -> (its parameters, how many epochs are committed), read past the ledger's own code."""
         found: dict[int, tuple[str, int]] = {}
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as database:
+        with self._ledger() as database:
+            if database is None:
+                return {}
             for identity, number in database.execute("SELECT trial_id, number FROM trials").fetchall():
                 rows = database.execute(
                     "SELECT param_name, param_value FROM trial_params WHERE trial_id = ? ORDER BY param_name",
@@ -427,9 +446,8 @@ class Search:
 
     def ray_folders_left(self) -> set[str]:
         """Private folders of Ray's that sessions of this search have made and that are still there."""
-        file = self.storage / "a" / "ledger.db"
-        if file.is_file():
-            with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60)) as database:
+        with self._ledger() as database:
+            if database is not None:
                 query = "SELECT value_json FROM study_user_attributes WHERE key = 'ray_folder'"
                 self.ray_folders |= {json.loads(row[0]) for row in database.execute(query)}
         return {folder for folder in self.ray_folders if Path(folder).exists()}

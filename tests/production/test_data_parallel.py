@@ -18,7 +18,12 @@ from tunesearch.production.bundle import read_bundle
 from tunesearch.production.train import train as train_production
 from tunesearch.segmentation.trainer import EpochMetrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("own_ray")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("own_ray"),
+    pytest.mark.timeout(1500),
+]
 
 OWN = {
     "architecture": "conv_stack", "depth": 2, "width": 4, "size": "32x32", "epochs": 3, "batch_size": 10,

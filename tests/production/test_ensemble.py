@@ -88,22 +88,20 @@ def test_classes_that_differ_are_named(bright: Make) -> None:
         Labeller([one, one, bright("three", classes=("a", "x", "y"))])
 
 
-def test_the_fit_is_that_of_scikit_learn(bright: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two classes the log odds are the sum over models of w1 log p1 - w0 log p0: a logistic regression."""
+def test_the_fit_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two classes the log odds are the sum over models of w (log p1 - log p0): a logistic regression."""
     sklearn = pytest.importorskip("sklearn.linear_model")
     from tunesearch.production import ensemble
 
     monkeypatch.setattr(ensemble, "_PULL", 0.0)
     features = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    odds = 2.0 * features[0, 1] - 0.5 * features[0, 0] + 0.3 * features[1, 1] - 1.5 * features[1, 0]
+    columns = (features[:, 1] - features[:, 0]).T
+    odds = columns @ torch.tensor([1.7, -0.6])
     truth = (torch.rand(4000, generator=torch.Generator().manual_seed(1)) < odds.sigmoid()).long()
-    found = ensemble._fitted(Stack.start(("x", "y"), 2), features, truth)
-    columns = torch.stack([features[0, 1], -features[0, 0], features[1, 1], -features[1, 0]], dim=1).numpy()
-    oracle = sklearn.LogisticRegression(C=1e8, tol=1e-10, max_iter=5000, fit_intercept=False).fit(
-        columns, truth.numpy()
-    )
-    mine = [found.weight[0, 1], found.weight[0, 0], found.weight[1, 1], found.weight[1, 0]]
-    assert [float(value) for value in mine] == pytest.approx(oracle.coef_[0].tolist(), abs=0.02)
+    found = ensemble._fitted(Stack.start(("x", "y")), features, truth)
+    oracle = sklearn.LogisticRegression(C=1e8, tol=1e-10, max_iter=5000, fit_intercept=False)
+    oracle.fit(columns.numpy(), truth.numpy())
+    assert found.weight.tolist() == pytest.approx(oracle.coef_[0].tolist(), abs=0.01)
 
 
 def test_a_good_model_counts_more_than_a_blind_one(bright: Make, tmp_path: Path) -> None:
@@ -112,15 +110,16 @@ def test_a_good_model_counts_more_than_a_blind_one(bright: Make, tmp_path: Path)
     good = bright("good", network=Channels((0, 1, 2)), classes=CLASSES)
     blind = bright("blind", network=Channels((1, 2, 0), 0.1), classes=CLASSES)
     stack = fit_stack([good, blind], pairs, DATA)
-    assert stack.weight.shape == (2, 3)
-    assert (stack.weight[0] > 5 * stack.weight[1].abs()).all()
+    assert stack.weight.shape == (2,)
+    assert stack.weight[0] > 5 * stack.weight[1].abs()
     assert stack.content["cross_entropy"]["fitted"] < stack.content["cross_entropy"]["equal_weights"]
     assert stack.content["pixels"] == 3 * 29 * 48
     alone, mean, stacked = (
         evaluate(models, pairs, DATA, stack=one).scores.miou
         for models, one in ((good, None), ([good, blind], None), ([good, blind], stack))
     )
-    assert mean < alone <= stacked + 0.01
+    assert mean < stacked - 0.01
+    assert stacked > alone - 0.03
     again = fit_stack([good, blind], pairs, DATA)
     assert torch.equal(again.weight, stack.weight)
 
@@ -146,7 +145,7 @@ def test_a_stack_is_for_its_models_in_any_order(bright: Make, tmp_path: Path) ->
 
 
 def test_damaged_stacks(bright: Make, tmp_path: Path) -> None:
-    Stack.start(("x", "y"), 3).save(tmp_path / "stack")
+    Stack.start(("x", "y")).save(tmp_path / "stack")
     meta, weights = tmp_path / "stack" / "stack.json", tmp_path / "stack" / "stack.safetensors"
     whole = meta.read_text()
     assert Stack.load(meta).fingerprints == ("x", "y")  # the file's path will do
@@ -193,7 +192,7 @@ def test_the_commands(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     where = ("--storage", searched)
     code, out, err = _run(capsys, "ensemble", "a", folder, "-o", stack, *where)
     assert (code, err) == (0, "")
-    assert out.startswith("a/0: background ")
+    assert out.startswith("a/0: weight ")
     assert "on 18 validation images" in out
     code, out, err = _run(capsys, "evaluate", "a", folder, "--stack", stack, "--json", *where)
     assert code == 0

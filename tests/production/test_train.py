@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
@@ -148,11 +149,9 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     # The model that was trained is a source as good as the one that was exported.
     assert train(tmp_path / "again", "third")["reproduced"] is True
     assert train(tmp_path / "again", "fourth", seeds=[99])["reproduced"] is None
-
-
-def _voc(sample: Path, target: Path) -> Path:
-    """A copy of the sample that a test may damage."""
-    return Path(shutil.copytree(sample, target))
+    fourth = read_bundle(tmp_path / "fourth")
+    assert (fourth.content["origin"]["trial"], fourth.content["seed"]) == (None, 99)
+    assert fourth.document["trained_from"] == {"search": "s", "space": "tiny", "trial": 0}
 
 
 def test_the_frozen_files_are_trained_on(tmp_path: Path, train: Train) -> None:
@@ -162,7 +161,7 @@ def test_the_frozen_files_are_trained_on(tmp_path: Path, train: Train) -> None:
     pairs = find_pairs(DataConfig(layout="sample"))
     root = pairs["train"][0].image.parents[1]
     best = tmp_path / "voc.yaml"
-    here = _voc(root, tmp_path / "here")
+    here = Path(shutil.copytree(root, tmp_path / "here"))
     YAML().dump({"config": OWN, "data": {"layout": "voc", "root": str(here), "classes": 5}}, best)
     train(best, "model")
     assert str(tmp_path) not in (tmp_path / "model" / "split.json").read_text()
@@ -173,8 +172,8 @@ def test_the_frozen_files_are_trained_on(tmp_path: Path, train: Train) -> None:
     assert train(tmp_path / "model", "again", data_root=there)["reproduced"] is True
 
     image = there / read_bundle(tmp_path / "model").split.train[0].image
-    other = there / read_bundle(tmp_path / "model").split.train[1].image
-    image.write_bytes(other.read_bytes())
+    with Image.open(image) as picture:
+        ImageOps.invert(picture.convert("RGB")).save(image)
     with pytest.raises(tunesearch.InputError, match=r"the file has changed since the split was frozen.*--data-as-is"):
         train(tmp_path / "model", "third", data_root=there)
     assert not list(tmp_path.glob("third*"))

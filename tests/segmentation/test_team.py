@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from tunesearch.segmentation.config import TrainConfig
+from tunesearch.segmentation.models import build_model
+from tunesearch.segmentation.team import synchronised
+
 MEMBER = """
 import json, sys
 from pathlib import Path
@@ -149,3 +153,24 @@ def test_stopped_and_started_again(together: dict[str, list[Curve]]) -> None:
     """Exactly the same, also dropout: every member's random numbers are those of its epoch."""
     first, rest = together["parts"]
     assert [timeless(epoch) for epoch in first + rest] == [timeless(epoch) for epoch in together["whole"][0]]
+
+
+@pytest.mark.parametrize("encoder", ["mobilenet_v2", "timm-tf_efficientnet_lite0"])
+def test_synchronised_norms_are_the_same_network(encoder: str) -> None:
+    """Oracle: the network before, in evaluation (training needs CUDA). Its frozen norms stay frozen."""
+    config = TrainConfig(architecture="encoder_unet", encoder=encoder, finetune_fraction=0.5)
+    model = build_model(config, 3)
+    frozen = [name for name, module in model.named_modules() if module in set(model.freezing.frozen_norms)]
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.eval()(images)
+        converted = synchronised(model)
+        found = converted.eval()(images)
+    norms = [module for module in converted.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    torch.testing.assert_close(found, expected)
+    converted.train()
+    assert frozen
+    assert [converted.get_submodule(name).training for name in frozen] == [False] * len(frozen)
+    assert sum(norm.training for norm in norms) == len(norms) - len(frozen)

@@ -12,15 +12,39 @@ from tunesearch.cli import options
 @click.command()
 @click.argument("name")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="YAML file to write."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to make, or FILE.yaml for the bare configuration.",
 )
-@click.option("--trial", type=click.IntRange(min=0), help="Its number [the best].")
+@click.option("--trial", type=click.IntRange(min=0), help="Its number [the confirmed winner, else the best].")
+@click.option(
+    "--register", metavar="MODEL", help="Make the folder the next version of MODEL in MLflow's registry, too."
+)
+@options.tracking
 @options.storage
-def export(name: str, output: Path, trial: int | None, storage: Path | None) -> None:
-    """Write the complete configuration of the best trial of NAME."""
+def export(
+    name: str,
+    output: Path,
+    trial: int | None,
+    register: str | None,
+    tracking_uri: str | None,
+    storage: Path | None,
+) -> None:
+    """Write the best network of the search NAME as a folder with everything to use, audit and train it again.
+
+    \b
+    tunesearch export voc -o model            weights, programs, model card, configuration, split
+    tunesearch export voc -o best.yaml        the configuration alone
+    """
     from tunesearch import api
 
-    document = api.export(name, output, trial=trial, storage=storage)
-    score = document["score"]
+    content = api.export(
+        name, output, trial=trial, register=register, tracking=tracking_uri, storage=storage, said=click.echo
+    )
+    origin, score = content.get("origin", content), content["score"]
     value = "no score" if score["value"] is None else f"{score['objective']} {score['value']:.4f}"
-    click.echo(f"{output}: trial {document['trial']} of {name} ({document['outcome']}, {value})")
+    click.echo(f"{output}: trial {origin['trial']} of {name} ({origin['outcome']}, {value})")
+    if "origin" in content and not content["confirmation"]:
+        click.echo(f"      (unconfirmed; {output / 'README.md'} tells what it is and how to use it)")

@@ -47,9 +47,9 @@ def _print(board: Board) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=180)
-    sample = "  [built-in SAMPLE data]" if board.sample else ""
+    data = "built-in SAMPLE data" if board.sample else board.data
     at = "" if board.resolution == "network" else f" at {board.resolution} size"
-    title = f"{board.data} ({board.digest[:8] or 'data not known'}), {board.objective}{at}{sample}"
+    title = f"{data} ({board.digest[:8] or 'content not known'}), {board.objective}{at}"
     table = Table(title=Text(title), title_justify="left")
     for column in ("", "name", board.objective, "confirmed", "test", "trial", "configuration", "when", "status"):
         table.add_column(column, overflow="fold")

@@ -107,7 +107,7 @@ def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
 @_flip
 @options.storage
 def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
-    """Fit how much each MODEL counts for each class, on the validation part: what --stack takes.
+    """Fit how much each MODEL counts, on the validation part: what --stack takes.
 
     Scores on the validation part are optimistic then; compare with the plain mean on the test part.
 
@@ -122,9 +122,8 @@ def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
             models, output, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given)
         )
     entropy = content["cross_entropy"]
-    for name, weights in zip(content["models"], content["weights"], strict=True):
-        shown = ", ".join(f"{what} {weight:.2f}" for what, weight in zip(content["classes"], weights, strict=True))
-        click.echo(f"{name}: {shown}")
+    for name, weight in zip(content["models"], content["weights"], strict=True):
+        click.echo(f"{name}: weight {weight:.3f}")
     click.echo(
         f"{output}: cross-entropy {entropy['fitted']:.4f} on {content['images']} validation images, "
         f"{entropy['equal_weights']:.4f} with equal weights"
@@ -136,7 +135,7 @@ def _windows(given: dict[str, Any]) -> dict[str, Any]:
     tiles, scale = given.pop("tiles"), given["scale"]
     if scale is not None and not tiles:
         raise click.UsageError("--scale only has a meaning with --tiles")
-    return {**given, "scale": (scale or 1.0) if tiles else None}
+    return {**given, "scale": (1.0 if scale is None else scale) if tiles else None}
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from tunesearch.production.card import card
 from tunesearch.production.configuration import read_configuration, write_configuration
 from tunesearch.production.programs import write_programs
 from tunesearch.search.preflight import find_own_code
-from tunesearch.segmentation.config import IMPORT_PATH, ClassSpec, DataConfig, TrainConfig
+from tunesearch.segmentation.config import IMPORT_PATH, ClassSpec, DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import Split
@@ -169,9 +169,7 @@ def write_bundle(
     try:
         network = _write_training(training, temporary)
         content = _describe(training, network)
-        content["programs"] = write_programs(
-            network, temporary, TrainConfig.model_validate(training.document["config"]).size, formats=formats, said=said
-        )
+        content["programs"] = write_programs(network, temporary, _seen(training), formats=formats, said=said)
         (temporary / "README.md").write_text(card(content, training.curve), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         content["files"] = {path.relative_to(temporary).as_posix(): file_hash(path) for path in files}
@@ -256,8 +254,15 @@ def _describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
         "seed": config.seed,
         **{key: effective.get(key) for key in ("threads", "precision", "device")},
         "code": {"tunesearch": tunesearch.__version__, "sha256": source_hash()},
+        "own_code": sorted(path.name for path in training.code),
         "versions": document.get("versions", {}),
     }
+
+
+def _seen(training: Training) -> Size:
+    """What the network sees at once when it predicts: a window where it goes over images in windows."""
+    config = TrainConfig.model_validate(training.document["config"])
+    return config.window if config.tiled_inference and config.window is not None else config.size
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from tunesearch.production.job import Job, Tell, take_part
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.resources import plan_workers
 from tunesearch.search.run import ENVIRONMENT
-from tunesearch.search.session import ray_session
+from tunesearch.search.session import ray_session, remove_folder
+from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
 
 RESTARTS = 3
@@ -54,11 +56,14 @@ def train_together(
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     lost: list[str] = []
+    left = job.folder / "ray_folder"  # of a private Ray whose driver was killed
+    if left.is_file():
+        remove_folder(left.read_text("utf-8"))
 
     def abandon(reason: str) -> None:
         print(f"error: {reason}; the training goes on from its last epoch when it is started again", file=sys.stderr)
 
-    with ray_session(address, noted=lambda folder: None, abandon=abandon) as guard:
+    with ray_session(address, noted=partial(write_text, left), abandon=abandon) as guard:
         guard.lost = lost.append
         interruption.listen()
         import ray
@@ -146,18 +151,14 @@ def _fit(job: Job, workers: int, tell: Tell, *, gpus: bool, cpus: int, lost: lis
         shutil.rmtree(scratch, ignore_errors=True)
     if not failed:
         return None
-    failures = getattr(failed[0], "worker_failures", {})
-    # What a process raised comes wrapped; of one that died there is Ray's own error. Others then raise that the
-    # connection to it is closed.
-    raised = {rank: error._base_exc for rank, error in failures.items() if hasattr(error, "_base_exc")}
-    for kind in (TunesearchError, torch.OutOfMemoryError):
-        for error in raised.values():
-            if isinstance(error, kind):
-                if kind is TunesearchError:
-                    raise error
-                return error
-    if raised and len(raised) == len(failures):
-        raise next(iter(raised.values()))
+    # Ray's own errors are of processes that died; the others then find their connection closed. The rest was raised.
+    failures = getattr(failed[0], "worker_failures", {}).values()
+    own = [cause for cause in failures if not type(cause).__module__.startswith("ray.")]
+    raised = [cause for cause in own if not isinstance(cause, ConnectionError)]
+    for cause in sorted(raised, key=lambda cause: not isinstance(cause, TunesearchError)):
+        if isinstance(cause, torch.OutOfMemoryError):
+            return cause
+        raise cause
     return failed[0]
 
 
@@ -174,7 +175,7 @@ def _member(given: dict[str, Any]) -> None:
             news.put((kind, value))
 
     device = "cuda" if given["gpus"] else "cpu"
-    if not given["gpus"] and job.threads is None:
+    if not given["gpus"]:
         job = replace(job, threads=given["cpus"])
     take_part(job, team, tell, device=device, cpus=given["cpus"])
 

@@ -90,11 +90,16 @@ def export(
     Raises:
         InputError: there is no such trial, or no weights of it; the folder exists.
     """
-    if output.suffix in (".yaml", ".yml"):
+    if is_configuration(output):
         document = configuration(ledger, trial)
         write_configuration(document, output)
         return document
     return write_bundle(training(ledger, trial), output, formats=formats, said=said)
+
+
+def is_configuration(output: Path) -> bool:
+    """Whether a path asks for the bare configuration: it ends in .yaml or .yml."""
+    return output.suffix in (".yaml", ".yml")
 
 
 def training(ledger: Ledger, trial: int | None = None) -> Training:

@@ -23,10 +23,10 @@ META_FILE, WEIGHTS_FILE = "stack.json", "stack.safetensors"
 
 @dataclass(frozen=True)
 class Stack:
-    """The score of class c is ``sum over models m of weight[m, c] * log p_m(c)`` (a log-linear pool).
+    """The score of class c is ``sum over models m of weight[m] * log p_m(c)`` (a log-linear pool).
 
     Attributes:
-        weight: float32 (M, C).
+        weight: float32 (M,).
         fingerprints: of the M models' weights.
         content: what else is known of it: names, classes, what it was fitted to.
     """
@@ -36,16 +36,17 @@ class Stack:
     content: dict[str, Any]
 
     @classmethod
-    def start(cls, fingerprints: Sequence[str], classes: int) -> Stack:
+    def start(cls, fingerprints: Sequence[str]) -> Stack:
         """Every model counts the same: the geometric mean of their probabilities."""
         count = len(fingerprints)
-        return cls(torch.full((count, classes), 1 / count), tuple(fingerprints), {})
+        return cls(torch.full((count,), 1 / count), tuple(fingerprints), {})
 
     def scores(self, scores: Sequence[Tensor]) -> Tensor:
         """From the scores (C, ...) of each model to the stack's, (C, ...)."""
-        shape = (-1, *[1] * (scores[0].ndim - 1))
-        terms = [w.view(shape) * F.log_softmax(one.float(), dim=0) for w, one in zip(self.weight, scores, strict=True)]
-        return torch.stack(terms).sum(dim=0)
+        total = torch.zeros_like(scores[0], dtype=torch.float32)
+        for weight, one in zip(self.weight, scores, strict=True):
+            total = total + weight * F.log_softmax(one.float(), dim=0)
+        return total
 
     def to(self, device: torch.device) -> Stack:
         """The same on a device."""

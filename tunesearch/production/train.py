@@ -419,7 +419,8 @@ def _train_one(
 def _tracked(job: Job, source: Source, name: str, state: _State, outside: Outside) -> TrainingRun:
     """The training's run in MLflow: an earlier session's, or a new one."""
     tags = {"tunesearch.on": str(job.on)}
-    tags |= {f"tunesearch.{key}": str(source.document.get(key, "")) for key in ("search", "trial")}
+    origin = _origin(source)
+    tags |= {f"tunesearch.{key}": str(origin.get(key, "")) for key in ("search", "trial")}
     objective = source.objective
     tags |= measured_on(job.data, job.split.digest, objective=objective.metric, resolution=objective.resolution)
     run = TrainingRun(
@@ -432,6 +433,14 @@ def _tracked(job: Job, source: Source, name: str, state: _State, outside: Outsid
     )
     state.note(run_id=run.run_id)
     return run
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """The search, space and trial that a configuration comes from, however often it was trained since."""
+    earlier = source.document.get("trained_from")
+    if isinstance(earlier, dict):
+        return earlier
+    return {key: source.document[key] for key in ("search", "space", "trial") if key in source.document}
 
 
 def _write(
@@ -449,7 +458,7 @@ def _write(
     split, objective, best = _trained_split(job), source.objective, EpochMetrics.from_dict(seen["best"])
     validated = job.on == "train"
     document: dict[str, Any] = {
-        **{key: source.document[key] for key in ("search", "space", "trial") if key in source.document},
+        "trained_from": _origin(source),  # not search and trial: it is not that trial's network
         "tunesearch": tunesearch.__version__,
         "outcome": "completed",
         "on": job.on,

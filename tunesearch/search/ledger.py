@@ -642,8 +642,8 @@ class Ledger:
 
     def _mirrored(self) -> Mirror:
         if self._mirror is None:
-            prior = self.warm_start.trials(self.experiment)
-            self._mirror = Mirror(self.experiment, self._study.get_trials(deepcopy=False), prior=prior)
+            trials = self._study.get_trials(deepcopy=False)
+            self._mirror = Mirror(self.experiment, trials, warm_start=self.warm_start)
         return self._mirror
 
     def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:

@@ -8,7 +8,7 @@ and the ledger then writes it in one transaction.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tunesearch.experiment import Experiment
 from tunesearch.search.samplers import build_sampler
+from tunesearch.search.warm_start import WarmStart
 
 
 class Mirror:
@@ -26,13 +27,14 @@ class Mirror:
     Args:
         experiment: what is searched, and with which sampler.
         trials: the ledger's, by number from 0 without gaps.
-        prior: trials of other searches that the sampler is told of, as points of this space. They stand in front of the
-            study, so that a resumed search has them where they were.
+        warm_start: what the sampler is told of other searches. Their trials stand in front of the study, so that a
+            resumed search has them where they were.
     """
 
     def __init__(
-        self, experiment: Experiment, trials: Iterable[FrozenTrial], *, prior: Sequence[FrozenTrial] = ()
+        self, experiment: Experiment, trials: Iterable[FrozenTrial], *, warm_start: WarmStart | None = None
     ) -> None:
+        warm_start = warm_start or WarmStart()
         self.experiment = experiment
         self.storage = optuna.storages.InMemoryStorage()
         direction = StudyDirection.MAXIMIZE if experiment.objective.mode == "max" else StudyDirection.MINIMIZE
@@ -40,8 +42,9 @@ class Mirror:
         self.ids: list[int] = []
         self.proposed = 0
         """How many trials nobody wished for: the place in the grid and in ``try_first``."""
-        self._before = len(prior)
-        self.study.add_trials(prior)
+        self._warm_seed = warm_start.seed
+        self._before = len(warm_start.prior)
+        self.study.add_trials(warm_start.trials(experiment))
         for trial in trials:
             self.study.add_trial(trial)
             self._note(trial.number)
@@ -70,7 +73,9 @@ class Mirror:
         elif self.proposed < len(self.experiment.try_first):
             self.study.enqueue_trial(self.experiment.try_first[self.proposed])
         self.proposed += wish is None
-        self.study.sampler = build_sampler(search.sampler, search_seed=search.seed, number=number)
+        self.study.sampler = build_sampler(
+            search.sampler, search_seed=search.seed, number=number, warm_start=self._warm_seed
+        )
         self.experiment.space(self.study.ask())
         self._note(number)
         drawn = copy.copy(self.storage.get_trial(self.ids[number]))

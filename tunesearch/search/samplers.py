@@ -35,6 +35,13 @@ def derived_seed(search_seed: int, number: int, purpose: int) -> int:
     return int(np.random.SeedSequence([search_seed, number, purpose]).generate_state(1)[0])
 
 
-def build_sampler(name: str, *, search_seed: int, number: int) -> BaseSampler:
-    """The sampler that suggests trial ``number``."""
-    return SAMPLERS[name](derived_seed(search_seed, number, 0))
+def build_sampler(name: str, *, search_seed: int, number: int, warm_start: int = 0) -> BaseSampler:
+    """The sampler that suggests trial ``number``.
+
+    Args:
+        warm_start: the seed of what the search was started with, so that it does not draw again what an earlier search
+            of the same seed has drawn; 0: it was started with nothing.
+    """
+    if not warm_start:
+        return SAMPLERS[name](derived_seed(search_seed, number, 0))
+    return SAMPLERS[name](int(np.random.SeedSequence([search_seed, number, 0, warm_start]).generate_state(1)[0]))

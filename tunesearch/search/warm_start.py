@@ -32,6 +32,7 @@ from tunesearch.experiment import Experiment
 from tunesearch.segmentation.config import GOVERNS, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.files import sha256
 from tunesearch.space import Choice, IntRange, Parameter, Point, Scalar, same, text
 
 if TYPE_CHECKING:
@@ -157,6 +158,14 @@ class WarmStart:
     def __str__(self) -> str:
         """What is used and what is not, as a block of lines."""
         return "\n".join(line for source in self.sources for line in source.lines())
+
+    @property
+    def seed(self) -> int:
+        """32 bits that differ from those of another warm start; 0 where there is none."""
+        if not self.prior and not self.first:
+            return 0
+        content = json.dumps([[dataclasses.asdict(one) for one in self.prior], list(self.first)], sort_keys=True)
+        return int(sha256(content.encode())[:8], 16)
 
     def tried_first(self, experiment: Experiment) -> Experiment:
         """The experiment with ``first`` behind what its file wants to be tried first."""

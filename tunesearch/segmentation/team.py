@@ -36,7 +36,7 @@ class Team:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all members, in place; every member gets the same bits."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            _meet(dist.all_reduce, tensor)
         return tensor
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -67,10 +67,22 @@ def _flat(tensors: list[Tensor], collective: Callable[[Tensor], object]) -> None
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in chosen])
-        collective(flat)
+        _meet(collective, flat)
         parts = torch.split(flat, [tensor.numel() for tensor in chosen])
         for tensor, part in zip(chosen, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+
+def _meet(collective: Callable[[Tensor], object], tensor: Tensor) -> None:
+    """Run a collective.
+
+    Raises:
+        ConnectionError: another member is gone, which torch says in as many ways as it has backends.
+    """
+    try:
+        collective(tensor)
+    except RuntimeError as error:
+        raise ConnectionError(f"another process of the training is gone: {error}") from error
 
 
 def synchronised(model: SegmentationModel) -> SegmentationModel:

@@ -1,0 +1,102 @@
+"""MLflow's model registry, on SQLite. Oracle: the project's own prediction; MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tunesearch.errors import InputError
+from tunesearch.production.bundle import Training, read_bundle, write_bundle
+from tunesearch.registry import check_model_name, register
+from tunesearch.segmentation.inference import predict
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own
+
+USE = """
+import sys
+for name in ("tunesearch", "ray", "optuna", "cv2", "albumentations", "timm", "torchvision"):
+    sys.modules[name] = None  # as if it were not installed
+import mlflow, numpy
+uri, name, folder = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+model = mlflow.pyfunc.load_model(f"models:/{name}/1")
+print(model.metadata.signature)
+numpy.save(f"{folder}/masks.npy", model.predict(numpy.load(f"{folder}/pictures.npy")))
+"""
+
+
+def _pictures(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (count, 7, 9, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in coarse])
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_version_predicts_without_tunesearch_and_ray(
+    tiled: bool, shapes_bundle: Path, train_on_sample: Callable[..., Training], tmp_path: Path
+) -> None:
+    """Registered on SQLite, loaded by another process that has neither; masks equal those of the project."""
+    from mlflow import MlflowClient
+
+    folder = shapes_bundle
+    if tiled:
+        windows = {"crop": "16x24", "tiled_inference": True, "tile_overlap": 0.3}
+        folder = tmp_path / "model"
+        (tmp_path / "run").mkdir()
+        write_bundle(train_on_sample(tmp_path / "run", windows), folder, formats=("torch",))
+    content = json.loads((folder / "bundle.json").read_text())
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert register(folder, content, "shapes", uri=uri, storage=tmp_path) == "1"
+    version = MlflowClient(tracking_uri=uri).get_model_version("shapes", "1")
+    assert version.tags["tunesearch.search"] == "shapes"
+    assert version.tags["tunesearch.trial"] == "3"
+    assert version.tags["tunesearch.confirmed"] == "false"
+    assert float(version.tags["tunesearch.score"]) == content["score"]["value"]
+
+    pictures = _pictures(2, 61, 83)
+    np.save(tmp_path / "pictures.npy", pictures)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", USE, uri, "shapes", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "Tensor('uint8', (-1, -1, -1, 3))" in ran.stdout
+    bundle = read_bundle(folder)
+    wanted = np.stack([predict(bundle.network(), picture, bundle.config, "cpu") for picture in pictures])
+    found = np.load(tmp_path / "masks.npy")
+    assert found.dtype == np.uint8
+    assert found.shape == (2, 61, 83)
+    assert len(np.unique(wanted)) > 1
+    assert np.mean(found != wanted) < 0.002  # two ways to round an area's mean
+    pickles = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")]
+    assert pickles == []
+
+
+def test_a_bundle_without_a_torch_program_is_refused(shapes: Training, tmp_path: Path) -> None:
+    content = write_bundle(shapes, tmp_path / "model", formats=())
+    with pytest.raises(InputError, match="cannot be registered without a torch program"):
+        register(tmp_path / "model", content, "shapes", uri=f"sqlite:///{tmp_path}/mlflow.db", storage=tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a\nb", "x" * 257])
+def test_a_name_that_mlflow_would_refuse_is_told_first(name: str) -> None:
+    with pytest.raises(InputError, match="--register"):
+        check_model_name(name)
+
+
+def test_an_mlflow_that_does_not_answer_leaves_the_bundle(shapes_bundle: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes_bundle / "bundle.json").read_text())
+    with pytest.raises(InputError, match=r"must be an MLflow that takes the model.*is complete"):
+        register(shapes_bundle, content, "shapes", uri="http://127.0.0.1:9", storage=tmp_path)
+    read_bundle(shapes_bundle)
+    shutil.rmtree(tmp_path)
