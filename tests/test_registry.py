@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +56,7 @@ def test_a_version_predicts_without_tunesearch_and_ray(
     content = json.loads((folder / "bundle.json").read_text())
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert register(folder, content, "shapes", uri=uri, storage=tmp_path) == "1"
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # where MLflow would leave it for the next search
     version = MlflowClient(tracking_uri=uri).get_model_version("shapes", "1")
     assert version.tags["tunesearch.search"] == "shapes"
     assert version.tags["tunesearch.trial"] == "3"
@@ -99,4 +100,3 @@ def test_an_mlflow_that_does_not_answer_leaves_the_bundle(shapes_bundle: Path, t
     with pytest.raises(InputError, match=r"must be an MLflow that takes the model.*is complete"):
         register(shapes_bundle, content, "shapes", uri="http://127.0.0.1:9", storage=tmp_path)
     read_bundle(shapes_bundle)
-    shutil.rmtree(tmp_path)

@@ -119,17 +119,15 @@ def _release(package: str) -> str:
 
 @contextlib.contextmanager
 def _at(uri: str) -> Iterator[None]:
-    """MLflow's global tracking and registry addresses, and afterwards what they were."""
+    """MLflow's global tracking address, and afterwards what it was: MLflow also writes it to the environment."""
     import mlflow
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before)
 
 
 @contextlib.contextmanager

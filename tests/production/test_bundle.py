@@ -46,7 +46,7 @@ def test_it_has_what_it_says_and_is_read_back(shapes: Training, shapes_bundle: P
     assert all(torch.equal(tensor, trained[name]) for name, tensor in network.state_dict().items())
     metrics = json.loads((shapes_bundle / "metrics.json").read_text())
     assert metrics["outcome"] == "completed"
-    assert [epoch["val_miou"] for epoch in metrics["epochs"]] == [shapes.curve[0].val_miou]
+    assert [epoch["val_miou"] for epoch in metrics["epochs"]] == [epoch.val_miou for epoch in shapes.curve]
 
 
 def test_nothing_in_it_is_of_this_machine(shapes: Training, shapes_bundle: Path) -> None:

@@ -34,17 +34,17 @@ ALONE = f"""
 import sys, sysconfig
 from importlib.machinery import PathFinder
 SITE = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-class Refuse:
+class Allowed:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in {ALLOWED!r}:
-            return None
         spec = PathFinder.find_spec(name, path)
-        places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
-        if any(place.startswith(SITE) for place in places) or name.partition(".")[0] == "tunesearch":
-            raise ModuleNotFoundError(f"No module named {{name!r}} (refused)", name=name)
-        return None
-sys.meta_path.insert(0, Refuse)
+        if spec is None or name.partition(".")[0] in {ALLOWED!r}:
+            return spec
+        places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+        refused = any(place.startswith(SITE) for place in places) or name.partition(".")[0] == "tunesearch"
+        return None if refused else spec  # as if it were not installed
+sys.meta_path = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen")]
+sys.meta_path[sys.meta_path.index(PathFinder)] = Allowed
 for name in ("tunesearch", "ray", "onnx", "timm", "cv2", "mlflow"):
     try:
         __import__(name)
