@@ -20,7 +20,6 @@ from tunesearch.segmentation.data.splits import Split, freeze_split
 from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.trainer import EpochMetrics
 
-
 EFFECTIVE = {
     "network": "Sequential", "encoder": None, "parameters": 285, "trained_parameters": 285, "threads": 1,
     "precision": "float32", "device": "cpu",
