@@ -31,7 +31,8 @@ class RegisteredModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.preprocessing = json.loads((folder / "bundle.json").read_text("utf-8"))["preprocessing"]
         self.program = torch.export.load(folder / "model.pt2").module()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> NDArray[np.uint8]:
+    # Without type hints, which MLflow would take for a schema, and does not understand.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """The masks of pictures."""
         return np.stack([self._mask(np.asarray(image, np.uint8)) for image in model_input])
 

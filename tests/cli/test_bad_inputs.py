@@ -477,7 +477,7 @@ FLAGS = (
     Row("export: a configuration cannot be registered", "export kept -o a.yaml --register m",
         "--register: needs a model folder, not a configuration, but got a.yaml"),
     Row("export: no name for a model", "export kept -o model --register a/b",
-        "--register: must be a name without / and :"),
+        "--register: must be a name without / and :, of 1 to 256 characters, but got 'a/b'"),
     Row("export: over a pipe", "export kept -o pipe", "pipe", _pipe("pipe")),
     Row("predict: weights that were dropped", "predict kept voc/JPEGImages -o masks --trial 1",
         "trial 1 of kept: it has no weights: it is "),

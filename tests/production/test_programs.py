@@ -25,7 +25,8 @@ from tunesearch.segmentation.models import SegmentationModel, build_model
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # torch.export's own
 
 ALLOWED = (
-    "torch", "numpy", "PIL", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "typing_extensions",
+    "torch", "torchgen", "functorch",
+    "numpy", "PIL", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "typing_extensions",
     "fsspec", "nvidia", "triton", "setuptools", "cuda", "pkg_resources", "_distutils_hack", "distutils", "isympy",
 )  # fmt: skip
 """What comes with torch, numpy and Pillow. Everything else of the environment is refused."""

@@ -84,7 +84,7 @@ def test_the_headline_says_what_was_told(told_search: Told, tmp_path: Path) -> N
     """The best completed trial is number 2 with 0.6; 2 of 9 epochs were saved."""
     text = _page(told_search(), tmp_path).text
     assert "NOT CONFIRMED" in text
-    assert "The winner: trial 2" in text
+    assert "Best in the search: trial 2" in text
     assert "0.6000" in text
     assert "partly luck" in text
     assert "tunesearch confirm told" in text
@@ -232,7 +232,7 @@ def test_the_data_are_gone(told_search: Told, tmp_path: Path) -> None:
 def test_what_is_minimised(told_search: Told, tmp_path: Path) -> None:
     """val_loss is 1 minus the score that is told: trial 2 has the lowest, 0.4."""
     page = _page(told_search("loss", None, "objective.metric=val_loss"), tmp_path)
-    assert "The winner: trial 2" in page.text
+    assert "Best in the search: trial 2" in page.text
     assert "0.4000" in page.text
 
 
@@ -272,7 +272,7 @@ def _numbers(values: Any) -> list[float]:
     return [float(v) for v in values]
 
 
-# ----------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------- the command
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -291,7 +291,7 @@ def test_the_command(told_search: Told, tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     assert (ledger.folder / "report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     assert "MLflow does not have it (it does not know the search; tunesearch sync told tells it)" in out
-    assert "not in it: the winner's predictions" in out
+    assert "not in it: the best trial's predictions" in out
     code, out, _ = _run(capsys, "told", "--storage", storage, "-o", str(tmp_path / "deep" / "er.html"), "--json")
     told = json.loads(out)
     assert code == 0

@@ -311,7 +311,9 @@ def test_masks_of_the_best_trial(tiny_space: Path, tmp_path: Path) -> None:
     assert (pictures / "grey.png").read_bytes() == before
     stopped = [record.number for record in result.trials if record.outcome == "stopped"]
     problems = [(tmp_path / "nothing", None, "existing picture or folder"), (tiny_space.parent, None, "no picture")]
-    problems += [(pictures, 9, "must be a trial of a")] + [(pictures, n, "no weights: it is stopped") for n in stopped]
+    problems += [(pictures, 9, "must be a trial of a")] + [
+        (pictures, number, "it has no weights: it is stopped") for number in stopped
+    ]
     for images, trial, rule in problems:
         with pytest.raises(tunesearch.InputError, match=rule):
             tunesearch.predict("a", images, tmp_path / "more", trial=trial, storage=storage)

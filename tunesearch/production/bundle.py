@@ -162,8 +162,7 @@ def write_bundle(
         InputError: the folder exists; the weights do not fit; the user's own code cannot be imported.
         DiskFull: there is no room for it.
     """
-    if output.exists() or output.is_symlink():
-        raise InputError(Problem(str(output), "exists already", hint="-o gives another folder"))
+    require_new(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -188,6 +187,16 @@ def write_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return content
+
+
+def require_new(output: Path) -> None:
+    """Refuse to write a model folder over anything.
+
+    Raises:
+        InputError: the path exists.
+    """
+    if output.exists() or output.is_symlink():
+        raise InputError(Problem(str(output), "exists already", hint="-o gives another folder"))
 
 
 def _write_training(training: Training, folder: Path) -> SegmentationModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.production.bundle import FORMATS, Training, own_code, write_bundle
+from tunesearch.production.bundle import FORMATS, Training, own_code, require_new, write_bundle
 from tunesearch.production.configuration import write_configuration
 from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord, versions
@@ -94,6 +94,7 @@ def export(
         document = configuration(ledger, trial)
         write_configuration(document, output)
         return document
+    require_new(output)  # said before anything of the trial is
     return write_bundle(training(ledger, trial), output, formats=formats, said=said)
 
 

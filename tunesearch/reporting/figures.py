@@ -471,7 +471,7 @@ def confirmation(found: Confirmation) -> Figure:
 
     for one in found.candidates:
         label = f"trial {one.trial}"
-        add("in the search", [one.searched], label, marker={"color": GREY, "size": 10, "symbol": "x-thin-open"})
+        add("in the search", [one.searched], label, marker={"color": GREY, "size": 9, "symbol": "x"})
         if one.values:
             ring = {"color": BLUE, "size": 9, "symbol": "circle-open", "line": {"width": 2}}
             add("a seed", list(one.values), label, marker=ring)
@@ -497,12 +497,12 @@ def confirmation(found: Confirmation) -> Figure:
             ]
         )
     plot.update_xaxes(title=found.objective)
-    plot.update_yaxes(autorange="reversed", type="category")
+    plot.update_yaxes(type="category", range=[len(rows) - 0.4, -0.6])
     return Figure(
         "confirmation",
         "The best trials, repeated over seeds",
         "Each ring is a whole training with a seed of its own, the diamond their mean with its interval; the cross is "
-        "the score in the search, by which the trial was chosen. Where intervals overlap, no winner is shown.",
+        "the score in the search. A winner is named only where its difference from every other is shown.",
         plot,
         Table(["trial", "seeds", "in the search", "mean", "deviation", "interval", "each seed", "not completed"], rows),
         height=190 + 60 * len(rows),

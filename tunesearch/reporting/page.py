@@ -105,7 +105,7 @@ class _View:
         sections = [
             ("search", "The search", self._search()),
             ("parameters", "The parameters", self._parameters()),
-            ("winner", "The winner", self._winner()),
+            ("winner", self._name_of_best(), self._winner()),
             ("data", "The data", self._data()),
             ("configuration", "Configuration and versions", self._configuration()),
         ]
@@ -178,7 +178,7 @@ class _View:
             return {
                 "state": "open", "badge": "NOT CONFIRMED", "score": f"{winner.best:.4f}",
                 "what": f"{self.metric}, one training{unfinished}", "trial": winner.number, "words": told,
-                "verdict": verdict, "command": f"tunesearch confirm {name}",
+                "verdict": verdict, "command": f"tunesearch confirm {name}", "title": "Best in the search",
             }  # fmt: skip
         one = found.candidate(found.leader)
         assert one.mean is not None
@@ -197,7 +197,11 @@ class _View:
             "what": f"{what}; {winner.best:.4f} in the search", "trial": winner.number, "words": told,
             "verdict": f"{found.verdict[:1].upper()}{found.verdict[1:]}.",
             "command": "" if found.done else f"tunesearch confirm {name}",
+            "title": "The winner" if found.winner is not None else "Leading by its mean",
         }  # fmt: skip
+
+    def _name_of_best(self) -> str:
+        return "The winner" if self.confirmed and self.confirmed.winner is not None else "The best trial"
 
     def _cards(self) -> list[Item]:
         ledger = self.ledger
@@ -392,9 +396,9 @@ class _View:
             evaluation = evaluate(model, pairs, data, what="val", said=self._counted)
             return evaluation, shown_images(evaluation, Labeller([model]), pairs, data)
         except (TunesearchError, OSError) as error:
-            self.missing.append(f"the winner's predictions: {_first(error)}")
+            self.missing.append(f"the best trial's predictions: {_first(error)}")
         except Exception as error:  # a network of the user's own may raise anything
-            self.missing.append(f"the winner's predictions: {type(error).__name__}: {error}")
+            self.missing.append(f"the best trial's predictions: {type(error).__name__}: {error}")
         return None
 
     def _counted(self, done: int, total: int) -> None:
@@ -462,7 +466,7 @@ class _View:
                 rows = [[key, json.dumps(value)] for key, value in built.items()]
                 items.append(_table(f"Trial {number}: effective configuration", ["what was built", "value"], rows))
             else:
-                self.missing.append("the effective configuration of the winner: its file is not there")
+                self.missing.append("the effective configuration of the best trial: its file is not there")
         commands = [
             ("Confirm the best trials over seeds", f"tunesearch confirm {name}"),
             ("The complete configuration", f"tunesearch export {name} -o best.yaml"),

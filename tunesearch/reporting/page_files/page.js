@@ -9,6 +9,7 @@
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
   const widths = new Map();
+  let paper = false;
 
   function look(narrow) {
     const style = getComputedStyle(document.documentElement);
@@ -27,12 +28,13 @@
   function draw(place) {
     const figure = figures[place.dataset.figure];
     const small = Boolean(place.closest(".small"));
-    const narrow = place.clientWidth < 560;
+    const narrow = !paper && place.clientWidth < 560;
     const layout = { ...figure.layout, template: look(narrow), autosize: true, dragmode: narrow ? false : "zoom",
       margin: small ? { l: 44, r: 8, t: 10, b: 30 } : { l: narrow ? 48 : 64, r: narrow ? 12 : 28, t: 34, b: 48 } };
     if (!small && layout.showlegend !== false) {
       layout.legend = { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", ...(layout.legend || {}) };
     }
+    if (paper) { layout.width = small ? 210 : 680; }  // A4 and Letter less their margins, in CSS pixels
     widths.set(place, place.clientWidth);
     return Plotly.react(place, figure.data, layout, { ...config, displayModeBar: narrow || small ? false : "hover" });
   }
@@ -52,8 +54,8 @@
     drawAll();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  addEventListener("beforeprint", () => { choose("light"); drawAll(); });
-  addEventListener("afterprint", () => { choose(chosen); drawAll(); });
+  addEventListener("beforeprint", () => { paper = true; choose("light"); drawAll(); });
+  addEventListener("afterprint", () => { paper = false; choose(chosen); drawAll(); });
 
   // Plotly itself would only hear of the window.
   const sizes = new ResizeObserver((changed) => {
