@@ -111,7 +111,7 @@ class Labeller:
     def masks(self, batch: Sequence[Prepared]) -> Iterator[Pixels]:
         """The masks uint8 (H, W) of class indices, in the order of the pictures."""
         for picture in self.bands(batch):
-            rows = [self._combined(scores).argmax(dim=0).to(torch.uint8).cpu() for scores in picture]
+            rows = [self._combined(scores).max(dim=0).indices.to(torch.uint8).cpu() for scores in picture]
             yield np.asarray(torch.cat(rows).numpy(), np.uint8)
 
     def bands(self, batch: Sequence[Prepared]) -> Iterator[Iterator[list[Tensor]]]:

@@ -145,7 +145,7 @@ def resized_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
         uint8 (height, width), on the scores' device.
     """
     source = (scores.shape[1], scores.shape[2])
-    return torch.cat([rows.argmax(dim=0).to(torch.uint8) for rows in resized_rows([scores], source, size)])
+    return torch.cat([rows.max(dim=0).indices.to(torch.uint8) for rows in resized_rows([scores], source, size)])
 
 
 def trained_scores(model: Network, images: Tensor, config: TrainConfig) -> Tensor:
