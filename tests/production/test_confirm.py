@@ -13,6 +13,7 @@ import pytest
 
 import tunesearch
 from tunesearch.errors import InputError
+from tunesearch.production.bundle import read_bundle
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.trainer import Trainer
@@ -80,6 +81,14 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     again = tunesearch.confirm("a", top=TOP, seeds=SEEDS, storage=storage)
     assert again.confirmation == confirmed  # nothing is trained or looked at once more
 
+    leader = confirmed.candidates[0]
+    tunesearch.export("a", tmp_path / "model", storage=storage)
+    bundle = read_bundle(tmp_path / "model")
+    assert bundle.content["origin"]["confirms"] == leader.trial
+    assert bundle.content["score"]["value"] == max(leader.values)
+    assert bundle.content["confirmation"]["verdict"] == confirmed.verdict
+    assert f"over several seeds**: {confirmed.verdict}" in (tmp_path / "model" / "README.md").read_text()
+
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
@@ -87,7 +96,6 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     [parent] = [run for run in runs if run.data.tags["tunesearch.trial"] == "parent"]
-    leader = confirmed.candidates[0]
     assert parent.data.tags["tunesearch.confirmed.trial"] == str(leader.trial)
     assert float(parent.data.tags["tunesearch.confirmed.mean"]) == pytest.approx(leader.mean, abs=1e-6)
     assert parent.data.metrics["test/miou"] == pytest.approx(confirmed.test["miou"]["mean"])

@@ -240,7 +240,8 @@ def _describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": training.name,
-        "origin": {key: document.get(key) for key in ("search", "space", "trial", "outcome")},
+        "origin": {key: document.get(key) for key in ("search", "space", "trial", "confirms", "outcome")},
+        "on": document.get("on", "train"),
         "score": document.get("score"),
         "confirmation": training.confirmation,
         "classes": [

@@ -33,7 +33,10 @@ A network for semantic segmentation: {network["network"]}{encoder}, {network["pa
 def _from(origin: dict[str, Any]) -> str:
     if origin.get("search") is None or origin.get("trial") is None:
         return "It was trained and written by tunesearch."
-    return f"It is trial {origin['trial']} ({origin['outcome']}) of the tunesearch search {origin['search']}."
+    what = f"trial {origin['trial']} ({origin['outcome']}) of the tunesearch search {origin['search']}"
+    if origin.get("confirms") is not None:
+        return f"It is {what}, which repeats trial {origin['confirms']} with another seed."
+    return f"It is {what}."
 
 
 def _score(content: dict[str, Any], curve: Sequence[EpochMetrics]) -> str:
@@ -46,9 +49,19 @@ def _score(content: dict[str, Any], curve: Sequence[EpochMetrics]) -> str:
             f"{score['objective']} **{score['value']:.4f}** on the validation images at {where}, in epoch "
             f"{score['epoch']} of {score['epochs']}, the best one."
         )
+    elif content["on"] == "train+val":
+        text = "It was trained on the training and the validation images, so that no validation tells how good it is."
+        return "\n".join([*lines, text, "The last epoch's weights are kept."])
     confirmation = content["confirmation"]
     if confirmation:
-        lines += ["", f"The score was **confirmed** by trainings over several seeds: {_verdict(confirmation)}"]
+        lines += ["", f"Its configuration was **repeated over several seeds**: {_verdict(confirmation)}."]
+        if test := confirmation.get("test"):
+            measures = [f"{name} {_spread(test[name])}" for name in ("miou", "miou_no_background", "pixel_accuracy")]
+            lines += [
+                "",
+                f"On the test part, {test['images']} images at their own size that no trial had seen, mean and "
+                f"deviation over the seeds of trial {confirmation['leader']}: {', '.join(measures)}.",
+            ]
     else:
         lines += [
             "",
@@ -63,8 +76,13 @@ def _score(content: dict[str, Any], curve: Sequence[EpochMetrics]) -> str:
     return "\n".join(lines)
 
 
+def _spread(measure: dict[str, Any]) -> str:
+    deviation = measure.get("deviation")
+    return f"{measure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+
+
 def _verdict(confirmation: dict[str, Any]) -> str:
-    return str(confirmation.get("verdict") or "see bundle.json.")
+    return str(confirmation.get("verdict") or "see bundle.json")
 
 
 def _cell(text: str) -> str:
@@ -177,12 +195,15 @@ the same of all these and the versions below, a training on the CPU gives the sa
 
 def _limits(content: dict[str, Any]) -> str:
     chosen = ", and the trial among others" if content["origin"].get("trial") is not None else ""
+    measured = f"The validation images chose the epoch{chosen}: they are no independent test."
+    if content["on"] == "train+val":
+        measured = "Nothing has measured it but the images that it was trained on: evaluate it on others."
     own = "\n- The network needs `code/`, which is run when the folder is used: look at it first, if it is not yours."
     return f"""## Limits
 
 - It knows the classes above and gives every pixel one of them, also in pictures of something else.
-- The score holds for images like those that it was trained and validated on. How it does on others is not known.
-- The validation images chose the epoch{chosen}: they are no independent test.{own if content["own_code"] else ""}"""
+- A score holds for images like those that it was measured on. How it does on others is not known.
+- {measured}{own if content["own_code"] else ""}"""
 
 
 def _versions(content: dict[str, Any]) -> str:
