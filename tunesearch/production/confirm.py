@@ -38,8 +38,8 @@ def evaluate_test(
         result[name] = {"values": values, "mean": statistics.fmean(values), "deviation": deviation}
     per_class = zip(*(one.scores.iou for one in found), strict=True)
     result["iou"] = {
-        name: (statistics.fmean(there) if (there := [v for v in values if v is not None]) else None)
-        for name, values in zip(found[0].classes, per_class, strict=True)
+        spec.name: (statistics.fmean(there) if (there := [v for v in values if v is not None]) else None)
+        for spec, values in zip(found[0].classes, per_class, strict=True)
     }
     record_look(ledger, by="confirm", trials=leader.trials, result=result)
     return result
