@@ -3,8 +3,8 @@
 Their class probabilities are averaged, or weighed by a :class:`~tunesearch.production.stack.Stack` that is fitted on
 the validation part. Report B's authors used "a meta learner to be trained in order to have a model assigning the best
 possible weights to these two models at prediction time"; here that is one weight per model, fitted by cross-entropy.
-Weights or biases per class were tried on one set of models and left out: they learn how frequent the classes are, at the
-cost of the rare ones, and came out below the plain mean there. The fit is convex: it has one solution.
+Weights or biases per class were tried on one set of models and left out: they learn how frequent the classes are, at
+the cost of the rare ones, and came out below the plain mean there. The fit is convex: it has one solution.
 """
 
 from __future__ import annotations
