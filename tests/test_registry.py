@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,8 +17,9 @@ from PIL import Image
 
 from tunesearch.errors import InputError
 from tunesearch.production.bundle import Training, read_bundle, write_bundle
+from tunesearch.production.labeller import Labeller
+from tunesearch.production.model import open_model
 from tunesearch.registry import check_model_name, register
-from tunesearch.segmentation.inference import predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 
@@ -71,8 +73,10 @@ def test_a_version_predicts_without_tunesearch_and_ray(
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert "Tensor('uint8', (-1, -1, -1, 3))" in ran.stdout
-    bundle = read_bundle(folder)
-    wanted = np.stack([predict(bundle.network(), picture, bundle.config, "cpu") for picture in pictures])
+    model = open_model(folder, storage=tmp_path)
+    whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
+    labeller = Labeller([dataclasses.replace(model, config=whole)], device="cpu")
+    wanted = np.stack(list(labeller.masks([labeller.prepare(picture) for picture in pictures])))
     found = np.load(tmp_path / "masks.npy")
     assert found.dtype == np.uint8
     assert found.shape == (2, 61, 83)

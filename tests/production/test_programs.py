@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tunesearch.production.bundle import read_bundle
+from tunesearch.production.labeller import Labeller
+from tunesearch.production.model import open_model
 from tunesearch.production.programs import write_programs
 from tunesearch.segmentation.config import Size, TrainConfig
 from tunesearch.segmentation.data.cache import resize_image
-from tunesearch.segmentation.inference import predict
 from tunesearch.segmentation.models import SegmentationModel, build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # torch.export's own
@@ -163,8 +164,10 @@ def test_the_cards_lines_make_a_mask_where_only_torch_is_installed(shapes_bundle
     (tmp_path / "model.pt2").write_bytes((shapes_bundle / "model.pt2").read_bytes())
     _alone(code, tmp_path)
     found = np.asarray(Image.open(tmp_path / "mask.png"))
-    bundle = read_bundle(shapes_bundle)
-    wanted = predict(bundle.network(), picture, bundle.config, "cpu")
+    model = open_model(shapes_bundle, storage=tmp_path)
+    whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
+    labeller = Labeller([dataclasses.replace(model, config=whole)], device="cpu")
+    [wanted] = labeller.masks([labeller.prepare(picture)])
     assert found.shape == wanted.shape == (70, 90)
     assert len(np.unique(wanted)) > 1
     assert np.mean(found != wanted) < 0.002  # two ways to round an area's mean
