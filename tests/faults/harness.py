@@ -491,7 +491,7 @@ def describe(process: psutil.Process) -> str:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
-        return f"{process.pid} {' '.join(process.cmdline())[:120].strip()}"
+        return f"{process.pid} {' '.join(process.cmdline())[:400].strip()}"
     except psutil.Error:
         return ""
 
