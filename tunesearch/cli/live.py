@@ -87,7 +87,7 @@ class Plain:
         if record.outcome is None or record.outcome == "duplicate":
             return
         ended = sum(1 for other in self.records() if other.outcome)
-        best = self.ledger.best()
+        best = None if self.confirming else self.ledger.best()
         score = "no score" if record.best is None else f"{self.ledger.experiment.objective.metric} {record.best:.4f}"
         at_best = f"; best {best.best:.4f} (trial {best.number})" if best and best.best is not None else ""
         name = f"trial {number}"
