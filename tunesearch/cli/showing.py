@@ -180,12 +180,11 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
     where = f" --storage {storage}" if storage else ""
     if result.confirmation is None:
         console.print(Text(f"UNCONFIRMED: {what}, not repeated over seeds: the top of many trials is partly luck"))
-        steps = [f"confirm {result.name}{where}", f"export {result.name} -o best.yaml{where}", f"ui{where}"]
+        steps = [f"confirm {result.name}{where}"]
     else:
         _print_confirmation(console, result.confirmation)
-        steps = [f"export {result.name} -o best.yaml{where}", f"ui{where}"]
-        if not result.confirmation.done:
-            steps.insert(0, f"confirm {result.name}{where}")
+        steps = [] if result.confirmation.done else [f"confirm {result.name}{where}"]
+    steps += [f"report {result.name}{where}", f"export {result.name} -o {result.name}_model{where}", f"ui{where}"]
     console.print(Text("next: " + "; ".join(f"tunesearch {step}" for step in steps)))
 
 
