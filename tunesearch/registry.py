@@ -76,13 +76,16 @@ def _register(folder: Path, content: dict[str, Any], name: str, uri: str, storag
     size = content["preprocessing"]["size"]
     pictures = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
     masks = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))])
-    origin, score = content["origin"], content["score"] or {}
+    origin, score, confirmation = content["origin"], content["score"] or {}, content["confirmation"] or {}
+    repeated = origin.get("trial") if origin.get("confirms") is None else origin["confirms"]
+    won = confirmation.get("winner") is not None and confirmation["winner"] == repeated
     tags = {
         "tunesearch.search": origin.get("search"),
         "tunesearch.trial": origin.get("trial"),
         "tunesearch.objective": score.get("objective"),
         "tunesearch.score": score.get("value"),
-        "tunesearch.confirmed": "true" if content["confirmation"] else "false",
+        "tunesearch.confirmed": "true" if won else "false",
+        "tunesearch.verdict": confirmation.get("verdict"),
         "tunesearch.data": content["data"]["digest"],
         "tunesearch.bundle": content["sha256"],
     }

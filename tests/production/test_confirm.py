@@ -89,6 +89,10 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert bundle.content["confirmation"]["verdict"] == confirmed.verdict
     assert f"over several seeds**: {confirmed.verdict}" in (tmp_path / "model" / "README.md").read_text()
 
+    said: list[str] = []
+    tunesearch.evaluate(tmp_path / "model", part="test", storage=storage, said=said.append)
+    assert any("looked at before" in text and "by confirm" in text for text in said)  # the folder knows of the search's
+
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")

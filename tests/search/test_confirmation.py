@@ -80,6 +80,14 @@ def test_a_winner_with_intervals_worked_by_hand(tiny_space: Path, tmp_path: Path
         pytest.approx(0.11 + half, abs=2e-4),
     )
     assert found.winner == found.leader == 0
+    assert (found.test, found.looks) == (None, 0)
+    confirmation.record_look(ledger, by="confirm", trials=first.trials, result={"miou": {"mean": 0.5}})
+    confirmation.record_look(ledger, by="evaluate", trials=[0], result={})
+    looked = confirmation.confirmation(ledger)
+    assert looked is not None
+    assert looked.test is not None
+    assert looked.test["miou"] == {"mean": 0.5}
+    assert looked.looks == 2
     assert found.verdict.startswith(
         "trial 0 wins: 0.6200 ± 0.0200 over 3 seeds; trial 1, the next, is behind by 0.1100"
     )
@@ -162,6 +170,18 @@ def test_a_driver_that_died_leaves_repeats_to_go_on_with(
     assert [record.confirms for record in heir.recover()] == [1]
     assert confirmation.request(heir, wanted) == 0
     assert len(heir.repeats()) == 3
+
+
+def test_who_asked_for_too_much_can_ask_again(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
+    """9 seeds of 2 trials, 1 begun; then 2 seeds of 1 trial: what was begun stays, 1 more is wanted and no other."""
+    ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5])
+    assert confirmation.request(ledger, confirmation.plan(ledger, top=2, seeds=9)) == 18
+    begun = ledger.repeat()
+    assert begun is not None
+    assert (begun.confirms, begun.config.seed) == (1, 1)
+    confirmation.request(ledger, confirmation.plan(ledger, top=1, seeds=2))
+    assert [(one.confirms, one.seed) for one in ledger.repeats()] == [(1, 2)]
+    assert [(one.confirms, one.seed) for one in Ledger.open(tmp_path, "a").repeats()] == [(1, 2)]
 
 
 def test_what_failed_is_trained_again_and_what_diverged_is_not(

@@ -224,9 +224,9 @@ def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
     if confirmed.test is not None:
         test = confirmed.test
         spread = [f"{name} {test[name]['mean']:.4f} ± {test[name]['deviation']:.4f}" for name in TEST_MEASURES]
-        console.print(
-            Text(f"test part, {test['images']} images, looked at once, at original size: {', '.join(spread)}")
-        )
+        often = "once" if confirmed.looks == 1 else f"{confirmed.looks} TIMES"
+        said = f"test part, {test['images']} images at original size, looked at {often}: {', '.join(spread)}"
+        console.print(Text(said))
         per_class = [f"{name} {'absent' if iou is None else f'{iou:.3f}'}" for name, iou in test["iou"].items()]
         console.print(Text(f"test IoU per class: {', '.join(per_class)}"))
 

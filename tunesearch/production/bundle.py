@@ -24,7 +24,6 @@ import json
 import shutil
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from modulefinder import ModuleFinder
@@ -164,7 +163,9 @@ def write_bundle(
     """
     require_new(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    temporary = output.with_name(f".{output.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    temporary.mkdir(mode=0o700)
     try:
         network = _write_training(training, temporary)
         content = _describe(training, network)
@@ -177,7 +178,7 @@ def write_bundle(
         for path in (*files, temporary / "bundle.json"):
             path.chmod(0o644)
             sync(path)
-        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.chmod(0o755)
         temporary.rename(output)
         sync(output.parent)
     except Exception as error:

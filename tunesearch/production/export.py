@@ -122,7 +122,7 @@ def training(ledger: Ledger, trial: int | None = None) -> Training:
         effective=json.loads(effective.read_text("utf-8")),
         curve=tuple(record.epochs[epoch].metrics for epoch in sorted(record.epochs)),
         code=own_code(record.config, ledger.experiment.data),
-        confirmation=confirmed.as_dict() if confirmed is not None and among else None,
+        confirmation=confirmed.as_dict() if confirmed is not None and confirmed.done and among else None,
     )
 
 

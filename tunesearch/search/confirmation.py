@@ -96,6 +96,7 @@ class Confirmation:
         verdict: the same in words.
         done: whether no repeat is left to be trained.
         test: the evaluation of the leader on the test part, as it was recorded; None: there was none.
+        looks: how often anybody has looked at the test part.
     """
 
     objective: str
@@ -106,6 +107,7 @@ class Confirmation:
     verdict: str
     done: bool
     test: dict[str, Any] | None
+    looks: int
 
     def candidate(self, trial: int) -> Candidate:
         """The candidate of a trial."""
@@ -145,6 +147,7 @@ def confirmation(ledger: Ledger) -> Confirmation | None:
         verdict=_verdict(candidates, leader, differences, done=done, won=won),
         done=done,
         test=_test_of(ledger, leader),
+        looks=len(looks(ledger)),
     )
 
 
@@ -162,7 +165,14 @@ def plan(ledger: Ledger, *, top: int, seeds: int) -> list[tuple[int, int]]:
 
 
 def request(ledger: Ledger, wanted: Sequence[tuple[int, int]]) -> int:
-    """Ask for the repeats that have not been decided and are not on their way; gives how many that are."""
+    """Ask for the repeats that have not been decided and are not on their way; gives how many that are.
+
+    What was asked for earlier, is not wanted now and has not begun is taken back: who asked for too much can ask again.
+    """
+    for one in ledger.repeats():
+        if (one.confirms, one.seed) not in wanted:
+            ledger.withdraw(one.key)
+    ledger.poll()
     known = {(record.confirms, record.config.seed) for record in ledger.confirmations() if _counts(record)}
     known |= {(one.confirms, one.seed) for one in ledger.repeats()}
     missing = [pair for pair in wanted if pair not in known]

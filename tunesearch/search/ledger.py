@@ -482,6 +482,10 @@ class Ledger:
         # The clock only orders what one person asks for in a row.
         self.set_attribute(f"request:{time.time_ns():020d}:{uuid.uuid4().hex[:8]}", {"kind": kind, **content})
 
+    def withdraw(self, key: str) -> None:
+        """Take a request back that nothing has begun for."""
+        self.set_attribute(f"request:{key}", {"kind": "withdrawn"})
+
     def poll(self) -> None:
         """Read the requests anew."""
         self._requests = dict(sorted(self.attributes("request:").items()))
