@@ -140,7 +140,7 @@ def compare(
     """
     _check_fields(by)
     chosen = _chosen(ledgers, trials) if trials else _ended(ledgers, stopped=stopped)
-    found = [_Trial(ledger, record, _effective(ledger, record)) for ledger, record in chosen]
+    found = [_Trial(ledger, record, ledger.effective(record.number)) for ledger, record in chosen]
     first = ledgers[0].experiment.objective
     metrics = SCORES if first.metric in SCORES else (first.metric, *SCORES)
     warnings, apart = _differences(found)
@@ -207,14 +207,6 @@ def _chosen(ledgers: Sequence[Ledger], numbers: Sequence[int]) -> list[tuple[Led
     if problems:
         raise InputError(problems)
     return records
-
-
-def _effective(ledger: Ledger, record: TrialRecord) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = json.loads((ledger.trial_folder(record.number) / "effective.json").read_text("utf-8"))
-    except (OSError, ValueError):  # a view makes do with what there is
-        return {}
-    return read
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tunesearch.reporting.facts import cost, duration, effective, in_words, outcomes, savings
+from tunesearch.reporting.facts import cost, duration, in_words, outcomes, savings
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import TrainConfig
 
@@ -53,7 +53,7 @@ def test_a_damaged_file_is_none(told_search: Told) -> None:
     ledger = told_search()
     ledger.trial_folder(0).mkdir()
     (ledger.trial_folder(0) / "effective.json").write_text("{")
-    assert effective(ledger, 0) == {}
+    assert ledger.effective(0) == {}
 
 
 def test_a_configuration_in_words() -> None:

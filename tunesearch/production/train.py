@@ -510,7 +510,11 @@ def _reproduced(
     bundle = source.bundle
     if bundle is None or bundle.config != job.config or bundle.split.digest != job.split.digest or job.on != "train":
         return None
-    for now, then in zip(curve, _curve_of(bundle), strict=False):
+    recorded = _curve_of(bundle)
+    if len(curve) != len(recorded):
+        said(f"the curve differs from the recorded one: {len(curve)} epochs, recorded {len(recorded)}")
+        return False
+    for now, then in zip(curve, recorded, strict=True):
         for name in _CURVE:
             if getattr(now, name) != getattr(then, name):
                 said(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +28,6 @@ def outcomes(records: Sequence[TrialRecord]) -> dict[str, int]:
     """How many trials ended how; outcomes that did not occur are absent."""
     ends = [record.outcome or "running" for record in records]
     return {name: ends.count(name) for name in MEANINGS if name in ends}
-
-
-def effective(ledger: Ledger, number: int) -> dict[str, Any]:
-    """A trial's configuration as read back from what was built; empty where its file is not there or damaged."""
-    try:
-        document = json.loads((ledger.trial_folder(number) / "effective.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ def cost(ledger: Ledger, records: Sequence[TrialRecord]) -> Cost:
         spent = sum(epoch.metrics.train_seconds + epoch.metrics.val_seconds for epoch in record.epochs.values())
         if not spent:
             continue
-        built = effective(ledger, record.number)
+        built = ledger.effective(record.number)
         assumed += not built
         seconds += spent
         cpu += spent * float(built.get("threads") or settings.get("cpus_per_trial") or 1)

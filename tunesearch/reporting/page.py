@@ -22,7 +22,7 @@ from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
 from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_trial
 from tunesearch.reporting import figures
-from tunesearch.reporting.facts import cost, duration, effective, in_words, outcomes, savings, short
+from tunesearch.reporting.facts import cost, duration, in_words, outcomes, savings, short
 from tunesearch.reporting.figures import Figure, Table
 from tunesearch.reporting.pictures import Shown, file_uri, shown_images
 from tunesearch.reporting.study import build_study, importances
@@ -459,7 +459,7 @@ class _View:
                 if field in governing
             ]
             items.append(_table(f"Trial {number}: what governs it", ["field", "value", "how"], rows))
-            built = effective(ledger, number)
+            built = ledger.effective(number)
             if built:
                 text = "As read back from the built objects."
                 items.append(_text(text, "help"))

@@ -445,6 +445,14 @@ class Ledger:
         """Where a trial keeps its files."""
         return self.folder / "trials" / f"{number:04d}"
 
+    def effective(self, number: int) -> dict[str, Any]:
+        """A trial's configuration as read back from what was built; empty where its file is not there or damaged."""
+        try:
+            document = json.loads((self.trial_folder(number) / "effective.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
     def attribute(self, name: str, default: Any = None) -> Any:
         """Something kept about the whole search, such as ``settings`` or ``versions``."""
         return self._study.user_attrs.get(name, default)
