@@ -39,7 +39,7 @@ from tunesearch.search.ledger import Ledger
 from tunesearch.search.warm_start import WarmStart, gather
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 EPOCHS = 9
 NOISE = 0.01

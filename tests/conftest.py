@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tunesearch.segmentation.trainer import EpochMetrics
+    from tunesearch.segmentation.epoch import EpochMetrics
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +115,21 @@ _OUTSIDE = ("TUNESEARCH_STORAGE", "TUNESEARCH_LEDGER", "MLFLOW_TRACKING_URI", "R
 
 
 @pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: (arguments) -> exit code, stdout and stderr."""
+    from tunesearch.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
 def tiny_space(tmp_path: Path) -> Path:
     """A search-space file of a tiny network of the user's own on the built-in sample, with its module beside it."""
     folder = tmp_path / "space"
@@ -127,7 +142,7 @@ def tiny_space(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def epoch_metrics() -> Callable[..., EpochMetrics]:
     """Makes the metrics of an epoch whose scores are all ``miou``, the validation loss 1 minus it; others by name."""
-    from tunesearch.segmentation.trainer import EpochMetrics
+    from tunesearch.segmentation.epoch import EpochMetrics
 
     def make(epoch: int, miou: float, **others: Any) -> EpochMetrics:
         usual = {

@@ -14,7 +14,7 @@ from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
 from tunesearch.segmentation.data.splits import Split, SplitItem
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 MakeMetrics = Callable[..., EpochMetrics]
 GRID = (

@@ -22,10 +22,18 @@ def test_the_face_is_complete_and_importable() -> None:
     assert dir(tunesearch) == sorted(FACE)
 
 
+def _imported(code: str) -> set[str]:
+    """What Python itself says is imported behind a line of code."""
+    code = f"import sys; {code}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_it_is_instant() -> None:
-    """Nothing heavy comes along: told by Python itself."""
-    code = "import sys, tunesearch; print(*sys.modules)"
-    modules = set(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    )
-    assert not modules & {"torch", "ray", "optuna", "mlflow", "numpy", "pydantic"}
+    assert not _imported("import tunesearch") & {"torch", "ray", "optuna", "mlflow", "numpy", "pydantic"}
+
+
+def test_who_only_looks_or_asks_does_not_wait_for_torch() -> None:
+    """``list``, ``show``, ``compare``, ``enqueue`` ... answer in the time that reading the ledger takes."""
+    verbs = "load, list_searches, compare, sync, report, extend, enqueue, retry, stop"
+    heavy = {"torch", "ray", "mlflow", "albumentations", "segmentation_models_pytorch", "plotly"}
+    assert not _imported(f"from tunesearch import {verbs}") & heavy

@@ -26,9 +26,10 @@ from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data import cache as cache_module
 from tunesearch.segmentation.data.cache import DecodedPart, decoded, original_masks
 from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic, write_text
 from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+from tunesearch.segmentation.trainer import Trainer
 
 # ----------------------------------------------------------------------------------------------------------- full disks
 

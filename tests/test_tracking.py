@@ -24,7 +24,7 @@ from tunesearch.experiment import load_experiment
 from tunesearch.search import ledger as ledger_module
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.tracking import Tracker, default_uri, sync, without_password
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies

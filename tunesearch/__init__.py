@@ -15,60 +15,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesearch.api import (
-        Progress,
-        SearchResult,
-        compare,
-        confirm,
-        enqueue,
-        ensemble,
-        evaluate,
-        export,
-        extend,
-        leaderboard,
-        list_searches,
-        load,
-        predict,
-        report,
-        resume,
-        retry,
-        run,
-        stop,
-        sync,
-        train,
-    )
+    from tunesearch.api.looking import compare, leaderboard, list_searches, load, report, sync
+    from tunesearch.api.models import ensemble, evaluate, export, predict, train
+    from tunesearch.api.progress import Progress
+    from tunesearch.api.result import SearchResult
+    from tunesearch.api.searching import confirm, resume, run
+    from tunesearch.api.steering import enqueue, extend, retry, stop
     from tunesearch.errors import Halted, InputError, NoUsableTrial, Problem, TunesearchError
     from tunesearch.experiment import Experiment, load_experiment
     from tunesearch.segmentation.config import DataConfig, TrainConfig
-    from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+    from tunesearch.segmentation.epoch import EpochMetrics
+    from tunesearch.segmentation.trainer import Trainer
 
 _HOME = {
-    "tunesearch.api": (
-        "Progress",
-        "SearchResult",
-        "compare",
-        "confirm",
-        "enqueue",
-        "ensemble",
-        "evaluate",
-        "export",
-        "extend",
-        "leaderboard",
-        "list_searches",
-        "load",
-        "predict",
-        "report",
-        "resume",
-        "retry",
-        "run",
-        "stop",
-        "sync",
-        "train",
-    ),
+    "tunesearch.api.looking": ("compare", "leaderboard", "list_searches", "load", "report", "sync"),
+    "tunesearch.api.models": ("ensemble", "evaluate", "export", "predict", "train"),
+    "tunesearch.api.progress": ("Progress",),
+    "tunesearch.api.result": ("SearchResult",),
+    "tunesearch.api.searching": ("confirm", "resume", "run"),
+    "tunesearch.api.steering": ("enqueue", "extend", "retry", "stop"),
     "tunesearch.errors": ("Halted", "InputError", "NoUsableTrial", "Problem", "TunesearchError"),
     "tunesearch.experiment": ("Experiment", "load_experiment"),
     "tunesearch.segmentation.config": ("DataConfig", "TrainConfig"),
-    "tunesearch.segmentation.trainer": ("EpochMetrics", "Trainer"),
+    "tunesearch.segmentation.epoch": ("EpochMetrics",),
+    "tunesearch.segmentation.trainer": ("Trainer",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

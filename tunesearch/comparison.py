@@ -14,7 +14,7 @@ from typing import Any
 from tunesearch.errors import InputError, Problem, nearest
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 SCORES = ("val_miou", "val_miou_no_background", "val_pixel_accuracy", "val_loss")
 """What every row has; the objective stands before them where it is another."""

@@ -27,7 +27,7 @@ from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.segmentation.config import DataConfig
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 PARENT = "parent"
 _STATUS = {None: "RUNNING", "failed": "FAILED", "lost": "FAILED", "cancelled": "KILLED"}

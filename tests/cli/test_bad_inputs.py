@@ -635,8 +635,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
     """A folder in which nothing is wrong; every row gets a copy."""
     from safetensors.torch import save_file
 
-    from tunesearch import api
-    from tunesearch.experiment import load_experiment
+    from tunesearch import export, load_experiment
     from tunesearch.search.ledger import Ledger
     from tunesearch.search.settings import Settings
     from tunesearch.segmentation.data.splits import freeze_split
@@ -668,7 +667,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
     save_file(build_model(ledger.trials[0].config, 3).state_dict(), best)
     ledger.set_attribute("status", "interrupted")
     ledger.close()
-    api.export("kept", here / "best.yaml", storage=here / "runs")
+    export("kept", here / "best.yaml", storage=here / "runs")
     return here
 
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,15 +16,6 @@ import pytest
 from tunesearch.cli import cli, main
 
 ROOT = Path(__file__).parents[2]
-
-
-def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command in this process."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, captured.out, captured.err
 
 
 def _file(folder: Path, name: str, text: str) -> Path:
@@ -40,9 +32,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert not modules & {"torch", "ray", "optuna", "mlflow", "albumentations", "numpy", "pydantic", "rich"}
 
 
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(run_cli: Callable[..., tuple[int, str, str]]) -> None:
     for name, command in cli.commands.items():
-        code, out, _ = _run(capsys, name, "--help")
+        code, out, _ = run_cli(name, "--help")
         assert code == 0
         assert command.help
         assert out.startswith(f"Usage: tunesearch {name}")
@@ -116,12 +108,12 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.filterwarnings("ignore")  # Ray's own, where a case gets as far as Ray
 def test_bad_input_gets_one_clear_message(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Exit code 2, the message, no traceback, nothing on stdout but what was said before, and nothing created."""
     monkeypatch.chdir(tmp_path)
     arguments, said = BAD[case]
-    code, _, err = _run(capsys, *arguments)
+    code, _, err = run_cli(*arguments)
     assert code == 2, err
     assert said in err
     assert "Traceback" not in err
@@ -142,29 +134,31 @@ def test_bad_input_gets_one_clear_message(
     ],
 )
 def test_bad_configurations_to_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]], text: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = _run(capsys, "train", _file(tmp_path, "bad.yaml", text))
+    code, _, err = run_cli("train", _file(tmp_path, "bad.yaml", text))
     assert code == 2
     assert said in err
     assert "Traceback" not in err
 
 
-def test_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_at_once(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """Three mistakes on three lines: three messages, each with its line."""
     space = _file(
         tmp_path, "bad.yaml",
         "name: bad\nparameters:\n  lr: {float: [1.0, 0.1]}\n  optimiser: {choice: [adam]}\n"
         "  dropout: {float: [0, 2]}\n",
     )  # fmt: skip
-    code, _, err = _run(capsys, "run", space)
+    code, _, err = run_cli("run", space)
     assert code == 2
     for line, said in ((3, "low < high"), (4, "did you mean 'optimizer'?"), (5, "dropout")):
         assert re.search(rf"bad\.yaml:{line}: .*{re.escape(said)}", err), err
 
 
-def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_space: Path) -> None:
+def test_a_file_that_cannot_be_written(
+    tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]], tiny_space: Path
+) -> None:
     """The system's own words with the path, exit code 2, no traceback."""
     from tunesearch.experiment import load_experiment
     from tunesearch.search.ledger import Ledger
@@ -175,7 +169,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
     ledger.ask()
     ledger.close()
     output = "/proc/nowhere/best.yaml"  # not even root can write there
-    code, _, err = _run(capsys, "export", "a", "--trial", "0", "-o", output, "--storage", tmp_path)
+    code, _, err = run_cli("export", "a", "--trial", "0", "-o", output, "--storage", tmp_path)
     assert code == 2
     assert "/proc/nowhere" in err
     assert "Traceback" not in err
@@ -188,11 +182,13 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
         main(["show", "nothing", "--debug"])
 
 
-def test_data_check_prints_the_classes_and_saves_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_prints_the_classes_and_saves_a_picture(
+    tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
     """Oracle: the sample's published 48 training and 24 validation scenes."""
     from PIL import Image
 
-    code, out, _ = _run(capsys, "data", "check", "voc_unet", "--smoke", "-o", tmp_path / "check.png")
+    code, out, _ = run_cli("data", "check", "voc_unet", "--smoke", "-o", tmp_path / "check.png")
     assert code == 0
     assert "SAMPLE" in out
     assert "train: 48 images" in out
@@ -202,17 +198,17 @@ def test_data_check_prints_the_classes_and_saves_a_picture(tmp_path: Path, capsy
         assert picture.width > 200
 
 
-def test_data_check_says_the_class_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_says_the_class_weights(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """Oracle: total area over the class's, from the pixels in the same JSON; the table shows what the JSON has."""
     arguments = ("data", "check", "voc_unet", "--smoke", "-o", tmp_path / "check.png")
-    code, out, _ = _run(capsys, *arguments, "--json")
+    code, out, _ = run_cli(*arguments, "--json")
     assert code == 0
     found = json.loads(out)
     assert list(found["class_weights"]) == ["inverse_frequency", "median_frequency", "area", "image_mean"]
     pixels = found["parts"]["train"]["pixels"]
     assert found["class_weights"]["area"] == pytest.approx([sum(pixels) / count for count in pixels], rel=1e-6)
 
-    _, out, _ = _run(capsys, *arguments)
+    _, out, _ = run_cli(*arguments)
     assert "class weights of the whole training part at original resolution" in out
     for index, name in enumerate(found["classes"]):
         shown = [f"{kind[index]:.4g}" for kind in found["class_weights"].values()]
@@ -223,14 +219,14 @@ def test_data_check_says_the_class_weights(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
 def test_the_main_job_from_run_to_trained_weights(
-    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_space: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """run, list, show, export, train: what one says is what the next one reads."""
     from ruamel.yaml import YAML
     from safetensors import safe_open
 
     storage = tmp_path / "runs"
-    code, out, err = _run(capsys, "run", tiny_space, "--name", "a", "--storage", storage, "--trials", 3, "--json")
+    code, out, err = run_cli("run", tiny_space, "--name", "a", "--storage", storage, "--trials", 3, "--json")
     assert code == 0, err
     result = json.loads(out)
     assert {"name", "status", "best", "trials"} <= result.keys()
@@ -238,42 +234,44 @@ def test_the_main_job_from_run_to_trained_weights(
     assert {"number", "parameters", "outcome", "epochs", "best_val_miou", "seed"} <= result["trials"][0].keys()
     assert "trial 0" in err  # plain lines, on stderr
 
-    code, out, _ = _run(capsys, "show", "a", "--storage", storage, "--json")
+    code, out, _ = run_cli("show", "a", "--storage", storage, "--json")
     assert json.loads(out)["trials"] == result["trials"]
-    code, out, _ = _run(capsys, "show", "a", "--storage", storage)
+    code, out, _ = run_cli("show", "a", "--storage", storage)
     assert f"best: trial {result['best']['number']}" in out
     assert "SAMPLE" in out
-    code, out, _ = _run(capsys, "list", "--storage", storage)
+    code, out, _ = run_cli("list", "--storage", storage)
     assert "completed" in out
 
-    code, _, err = _run(capsys, "run", tiny_space, "--name", "a", "--storage", storage)
+    code, _, err = run_cli("run", tiny_space, "--name", "a", "--storage", storage)
     assert code == 2
     assert "tunesearch resume a" in err
 
     best = tmp_path / "space" / "best.yaml"  # beside the module of the user's own network
-    code, out, _ = _run(capsys, "export", "a", "-o", best, "--storage", storage)
+    code, out, _ = run_cli("export", "a", "-o", best, "--storage", storage)
     assert code == 0
     exported = YAML(typ="safe").load(best.read_text())
     assert exported["config"] == result["best"]["config"]
     assert exported["score"]["value"] == result["best"]["best_value"]
     assert len(exported["data"]["digest"]) == 64
     assert exported["versions"]["torch"]
-    code, _, err = _run(capsys, "export", "a", "-o", best, "--storage", storage, "--trial", 99)
+    code, _, err = run_cli("export", "a", "-o", best, "--storage", storage, "--trial", 99)
     assert code == 2
     assert "trials 0 to 2" in err
 
-    code, out, err = _run(capsys, "train", best, "--storage", storage, "--json")
+    code, out, err = run_cli("train", best, "--storage", storage, "--json")
     assert code == 0, err
     trained = json.loads(out)
     assert (trained["outcome"], trained["epochs"]) == ("completed", 3)
     with safe_open(trained["weights"], framework="pt") as weights:
         assert "network.0.weight" in set(weights.keys())
-    code, _, err = _run(capsys, "train", best, "--storage", storage)
+    code, _, err = run_cli("train", best, "--storage", storage)
     assert code == 2
     assert "holds a finished training already" in err
 
 
-def test_a_damaged_search_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_space: Path) -> None:
+def test_a_damaged_search_is_named(
+    tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]], tiny_space: Path
+) -> None:
     """One file after the other is damaged; nothing is a traceback, and ``list`` shows the others."""
     from tunesearch.experiment import load_experiment
     from tunesearch.search.ledger import Ledger
@@ -289,23 +287,23 @@ def test_a_damaged_search_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         whole = (tmp_path / "bad" / file).read_bytes()
         (tmp_path / "bad" / file).write_text(content)
-        code, _, err = _run(capsys, "show", "bad", "--storage", tmp_path)
+        code, _, err = run_cli("show", "bad", "--storage", tmp_path)
         assert code == 2, (file, err)
         assert "bad" in err
-        code, out, _ = _run(capsys, "list", "--storage", tmp_path)
+        code, out, _ = run_cli("list", "--storage", tmp_path)
         assert code == 0
         assert "good" in out
         assert "damaged" in out
         (tmp_path / "bad" / file).write_bytes(whole)
-    code, out, _ = _run(capsys, "list", "--storage", tmp_path)
+    code, out, _ = run_cli("list", "--storage", tmp_path)
     assert "damaged" not in out
 
 
-def test_storage_that_cannot_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_storage_that_cannot_be_one(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     (tmp_path / "file").write_text("")
-    code, _, err = _run(capsys, "show", "a", "--storage", tmp_path / "a{b}")
+    code, _, err = run_cli("show", "a", "--storage", tmp_path / "a{b}")
     assert code == 2
     assert "--storage" in err
-    code, _, err = _run(capsys, "list", "--storage", tmp_path / "file" / "below")
+    code, _, err = run_cli("list", "--storage", tmp_path / "file" / "below")
     assert code == 2
     assert "must be a folder" in err

@@ -12,7 +12,7 @@ from tunesearch.cli import main
 from tunesearch.experiment import load_experiment
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 SCORES = {("adam", 1): 0.25, ("adam", 2): 0.75, ("sgd", 1): 0.125, ("sgd", 2): 0.125}
 

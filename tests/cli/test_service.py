@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from tunesearch.cli import cli, main, running, service
+from tunesearch.cli import cli, running, service
 from tunesearch.experiment import load_experiment
 from tunesearch.search import jobs
 
@@ -35,14 +35,6 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         listener.setblocking(False)
         monkeypatch.setenv(jobs.ADDRESS, f"http://127.0.0.1:{listener.getsockname()[1]}")
         yield listener
-
-
-def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, captured.out, captured.err
 
 
 REFUSED = {
@@ -72,10 +64,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_check_is_refused_here(
-    silence: socket.socket, capsys: pytest.CaptureFixture[str], case: str
+    silence: socket.socket, run_cli: Callable[..., tuple[int, str, str]], case: str
 ) -> None:
     arguments, said = REFUSED[case]
-    code, out, err = _run(capsys, "submit", *arguments)
+    code, out, err = run_cli("submit", *arguments)
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
@@ -85,27 +77,27 @@ def test_what_does_not_check_is_refused_here(
 
 
 def test_a_relative_root_means_nothing_on_the_cluster(
-    silence: socket.socket, tiny_space: Path, capsys: pytest.CaptureFixture[str]
+    silence: socket.socket, tiny_space: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     text = tiny_space.read_text().replace("{layout: sample}", "{layout: voc, root: VOC2012}")
     tiny_space.write_text(text)
-    code, _, err = _run(capsys, "submit", tiny_space)
+    code, _, err = run_cli("submit", tiny_space)
     assert code == 2
     assert f"{tiny_space}:3: data.root: must be an absolute path on the cluster, but got VOC2012" in err
-    code, _, err = _run(capsys, "submit", tiny_space, "--set", "data.root=elsewhere")
+    code, _, err = run_cli("submit", tiny_space, "--set", "data.root=elsewhere")
     assert "--set data.root: data.root: must be an absolute path on the cluster, but got elsewhere" in err
     with pytest.raises(BlockingIOError):
         silence.accept()
 
 
 def test_a_folder_that_ray_would_not_take(
-    silence: socket.socket, tiny_space: Path, capsys: pytest.CaptureFixture[str]
+    silence: socket.socket, tiny_space: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     (tiny_space.parent / "runs").mkdir()
     for name in ("runs/kept.bin", "extra.bin"):
         with (tiny_space.parent / name).open("wb") as file:
             file.truncate(jobs.MOST_BYTES)
-    code, _, err = _run(capsys, "submit", tiny_space)
+    code, _, err = run_cli("submit", tiny_space)
     assert code == 2
     assert f"{tiny_space.parent}: is sent with your own modules, and Ray takes at most 100 MB" in err
     with pytest.raises(BlockingIOError):
@@ -165,9 +157,9 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize("case", ADDRESSES)
-def test_an_address_of_no_head(capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_an_address_of_no_head(run_cli: Callable[..., tuple[int, str, str]], case: str) -> None:
     address, said = ADDRESSES[case]
-    code, out, err = _run(capsys, "status", *(["--address", address] if address else []))
+    code, out, err = run_cli("status", *(["--address", address] if address else []))
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
@@ -175,18 +167,18 @@ def test_an_address_of_no_head(capsys: pytest.CaptureFixture[str], case: str) ->
 
 
 def test_a_head_that_does_not_answer(
-    silence: socket.socket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    silence: socket.socket, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.setattr(jobs, "_TIMEOUT", 1)  # Ray's own client would wait for ever
-    code, _, err = _run(capsys, "logs", "x", "-f")
+    code, _, err = run_cli("logs", "x", "-f")
     assert code == 2
     assert "must be the address of a Ray head that answers" in err
 
 
-def test_the_given_address_wins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_given_address_wins(monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """Ray's own client would take the variable's."""
     monkeypatch.setenv(jobs.ADDRESS, "http://127.0.0.1:2")
-    code, _, err = _run(capsys, "status", "--address", "http://127.0.0.1:1")
+    code, _, err = run_cli("status", "--address", "http://127.0.0.1:1")
     assert code == 2
     assert "http://127.0.0.1:1 " in err
     assert os.environ[jobs.ADDRESS] == "http://127.0.0.1:2"
@@ -212,18 +204,20 @@ def test_a_token_that_would_travel_in_the_open(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("token", ["two words", "two\nlines", "schlüssel", "\x00"])
-def test_a_token_that_is_none_is_not_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, token: str) -> None:
+def test_a_token_that_is_none_is_not_told(
+    run_cli: Callable[..., tuple[int, str, str]], tmp_path: Path, token: str
+) -> None:
     (tmp_path / ".ray").mkdir()
     file = tmp_path / ".ray" / "auth_token"
     file.write_text(token)
-    code, _, err = _run(capsys, "status", "--address", "http://127.0.0.1:1")
+    code, _, err = run_cli("status", "--address", "http://127.0.0.1:1")
     assert code == 2
     assert err == f"error: {file}: must hold Ray's token: one word\n"
 
 
-def test_without_rays_own_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_rays_own_parts(monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """As `pip install ray` without [default] leaves it."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    code, _, err = _run(capsys, "status", "--address", "http://127.0.0.1:1")
+    code, _, err = run_cli("status", "--address", "http://127.0.0.1:1")
     assert code == 2
     assert "pip install 'tunesearch[cluster]'" in err

@@ -17,8 +17,8 @@ from tunesearch.production.model import Model
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.trainer import EpochMetrics
 
 EFFECTIVE = {
     "network": "Sequential", "encoder": None, "parameters": 285, "trained_parameters": 285, "threads": 1,

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 import tunesearch
 from tunesearch.production.bundle import read_bundle
 from tunesearch.production.train import train as train_production
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 pytestmark = [
     pytest.mark.slow,

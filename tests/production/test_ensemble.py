@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tunesearch
-from tunesearch.cli import main
 from tunesearch.errors import InputError, WeightsError
 from tunesearch.production.ensemble import fit_stack
 from tunesearch.production.evaluate import evaluate
@@ -177,35 +176,27 @@ def test_nothing_to_fit_to(bright: Make, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, captured.out, captured.err
-
-
-def test_the_commands(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(searched: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """Two times the same network, which changes nothing but for pixels where two classes are all but equal."""
     folder, stack = tmp_path / "folder", tmp_path / "stack"
     tunesearch.export("a", folder, storage=searched)
     where = ("--storage", searched)
-    code, out, err = _run(capsys, "ensemble", "a", folder, "-o", stack, *where)
+    code, out, err = run_cli("ensemble", "a", folder, "-o", stack, *where)
     assert (code, err) == (0, "")
     assert out.startswith("a/0: weight ")
     assert "on 18 validation images" in out
-    code, out, err = _run(capsys, "evaluate", "a", folder, "--stack", stack, "--json", *where)
+    code, out, err = run_cli("evaluate", "a", folder, "--stack", stack, "--json", *where)
     assert code == 0
     assert err == "note: the stack was fitted on the validation part, so these scores are optimistic\n"
     assert json.loads(out)["models"] == ["a/0", str(folder)]
-    one, two = (json.loads(_run(capsys, "evaluate", *m, "--json", *where)[1]) for m in (["a"], ["a", folder]))
+    one, two = (json.loads(run_cli("evaluate", *m, "--json", *where)[1]) for m in (["a"], ["a", folder]))
     assert (
         np.abs(np.subtract(one["confusion_matrix"], two["confusion_matrix"])).sum() < 1e-3 * one["classes"][0]["pixels"]
     )
 
-    code, _, err = _run(capsys, "ensemble", "a", "-o", tmp_path / "new", *where)
+    code, _, err = run_cli("ensemble", "a", "-o", tmp_path / "new", *where)
     assert (code, err) == (2, "error: ensemble: needs at least two models, but got 1\n")
-    code, _, err = _run(capsys, "ensemble", "a", "b", "c", "-o", tmp_path / "new", *where)
+    code, _, err = run_cli("ensemble", "a", "b", "c", "-o", tmp_path / "new", *where)
     assert code == 2
     assert "2 problems" in err
     assert not (tmp_path / "new").exists()

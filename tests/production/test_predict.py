@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tunesearch
-from tunesearch.cli import main
 from tunesearch.errors import DataError, InputError, PicturesSkipped
 from tunesearch.production import labeller as labeller_module
 from tunesearch.production.labeller import Labeller, ahead
@@ -318,42 +317,34 @@ def test_no_more_is_held_than_a_few_pictures(monkeypatch: pytest.MonkeyPatch) ->
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, captured.out, captured.err
-
-
-def test_the_command(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(searched: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """By name as ever, by a model folder, and by both together; the folder is the same network, so the masks are."""
     tunesearch.export("a", tmp_path / "folder", storage=searched)
     pictures = tmp_path / "in"
     for number in range(3):
         _saved(pictures, f"p{number}.png", Image.fromarray(RNG.integers(0, 256, (20, 30 + number, 3), np.uint8)))
     ends = ("--storage", searched, "-o")
-    code, out, err = _run(capsys, "predict", "a", pictures, *ends, tmp_path / "one")
+    code, out, err = run_cli("predict", "a", pictures, *ends, tmp_path / "one")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         *(f"{tmp_path}/one/p{number}.png: {30 + number}x20" for number in range(3)),
         f"3 masks in {tmp_path}/one",
     ]
-    assert _run(capsys, "predict", tmp_path / "folder", pictures, *ends, tmp_path / "two")[0] == 0
-    assert _run(capsys, "predict", "a", tmp_path / "folder", pictures, *ends, tmp_path / "three")[0] == 0
+    assert run_cli("predict", tmp_path / "folder", pictures, *ends, tmp_path / "two")[0] == 0
+    assert run_cli("predict", "a", tmp_path / "folder", pictures, *ends, tmp_path / "three")[0] == 0
     for number in range(3):
         masks = [np.asarray(Image.open(tmp_path / name / f"p{number}.png")) for name in ("one", "two", "three")]
         assert np.array_equal(masks[0], masks[1])
         assert (masks[0] != masks[2]).mean() < 0.01  # two classes may be all but equal at a pixel
     (pictures / "p1.png").write_text("x")
-    code, out, err = _run(capsys, "predict", "a", pictures, *ends, tmp_path / "four", "--overlay", "--tiles", "--flip")
+    code, out, err = run_cli("predict", "a", pictures, *ends, tmp_path / "four", "--overlay", "--tiles", "--flip")
     assert code == 1
     assert f"error: {pictures}/p1.png: the file cannot be read as a picture" in err
     found = sorted(path.relative_to(tmp_path / "four").as_posix() for path in (tmp_path / "four").rglob("*.*"))
     assert found == ["overlays/p0.jpg", "overlays/p2.jpg", "p0.png", "p2.png"]
 
 
-def test_bad_input(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(searched: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     picture = _saved(tmp_path / "in", "a.png", Image.fromarray(_halves(9, 9)))
     (tmp_path / "file").write_text("x")
     rows = [
@@ -372,7 +363,7 @@ def test_bad_input(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["a", "a", picture, "-o", tmp_path / "out", "--stack", tmp_path], "that tunesearch ensemble has written"),
     ]
     for arguments, said in rows:
-        code, out, err = _run(capsys, "predict", *arguments, "--storage", searched)
+        code, out, err = run_cli("predict", *arguments, "--storage", searched)
         assert (code, out) == (2, ""), arguments
         assert said in err, arguments
     assert not (tmp_path / "out").exists()

@@ -23,8 +23,8 @@ from tunesearch.production.bundle import read_bundle
 from tunesearch.production.train import _State
 from tunesearch.production.train import train as train_production
 from tunesearch.segmentation.data.layouts import find_pairs
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic
-from tunesearch.segmentation.trainer import EpochMetrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 

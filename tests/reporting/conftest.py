@@ -17,7 +17,7 @@ from tunesearch.experiment import load_experiment
 from tunesearch.search.asha import build_stopper
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 NOWHERE = Split(root=Path("/data/nowhere"), train=(), val=())
 STAGES: dict[str, tuple[str | None, list[float]]] = {

@@ -22,8 +22,8 @@ from tunesearch.search import confirmation
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.splits import freeze_split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.trainer import EpochMetrics
 
 Told = Callable[..., Ledger]
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"

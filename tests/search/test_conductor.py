@@ -18,7 +18,7 @@ from tunesearch.search import database
 from tunesearch.search.ledger import Ledger
 from tunesearch.search.searcher import ALIKE, Conductor
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]

@@ -16,7 +16,7 @@ from tunesearch.search.confirmation import Candidate
 from tunesearch.search.ledger import Ledger
 from tunesearch.search.run import unfinished
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]

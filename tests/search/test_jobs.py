@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.cli import main
 from tunesearch.errors import InputError, SearchNameError
 from tunesearch.search import jobs
 
@@ -120,17 +119,8 @@ def _wait(condition: Callable[[], Any], seconds: float = 300) -> None:
         time.sleep(0.3)
 
 
-def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command in this process."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, captured.out, captured.err
-
-
 def test_a_search_outlives_the_process_that_sent_it(
-    head: Head, tiny_space: Path, capsys: pytest.CaptureFixture[str]
+    head: Head, tiny_space: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     options = ["--storage", str(head.storage), "--cpus-per-trial", "1", "--max-concurrent", "1", "--trials", "2"]
     sent = subprocess.run(
@@ -147,7 +137,7 @@ def test_a_search_outlives_the_process_that_sent_it(
     for command in ("logs first -f", "status first", "stop first"):
         assert f"tunesearch {command} --address {head.address}" in sent.stdout
 
-    code, followed, _ = _run(capsys, "logs", "first", "-f")
+    code, followed, _ = run_cli("logs", "first", "-f")
     assert code == 0
     assert "[2/2 " in followed
     [job] = jobs.states(head.address)
@@ -157,10 +147,10 @@ def test_a_search_outlives_the_process_that_sent_it(
     assert result.status == "completed"
     assert [record.number for record in result.trials] == [0, 1]
 
-    code, out, _ = _run(capsys, "status", "--json")
+    code, out, _ = run_cli("status", "--json")
     assert code == 0
     assert [(each["name"], each["status"]) for each in json.loads(out)] == [("first", "succeeded")]
-    code, out, _ = _run(capsys, "status")
+    code, out, _ = run_cli("status")
     assert "first" in out
     assert "succeeded" in out
     # Everybody who may use the cluster reads this: the token is not in it.
@@ -198,7 +188,7 @@ def waits(config, classes):
 
 
 def test_searches_share_the_cluster_and_stop_saves(
-    head: Head, tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: Head, tiny_space: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A long search of one trial at once leaves room for another; stopped, it is saved, and a further job goes on."""
     storage, ready = head.storage, tmp_path / "ready"
@@ -206,12 +196,12 @@ def test_searches_share_the_cluster_and_stop_saves(
     model.write_text(model.read_text() + SLOW.format(file=str(ready)))
     share = ("--storage", storage, "--trials", 1, "--cpus-per-trial", 1, "--max-concurrent", 1)
     slow = ("--set", "train.architecture=tiny_model:waits", "--set", "scheduler=none", "--epochs", 40)
-    assert _run(capsys, "submit", tiny_space, "--name", "long", *share, *slow)[0] == 0
-    code, _, err = _run(capsys, "submit", tiny_space, "--name", "long", *share)
+    assert run_cli("submit", tiny_space, "--name", "long", *share, *slow)[0] == 0
+    code, _, err = run_cli("submit", tiny_space, "--name", "long", *share)
     assert (code, "search long: is live" in err) == (2, True)
-    assert _run(capsys, "submit", tiny_space, "--name", "short", *share)[0] == 0
+    assert run_cli("submit", tiny_space, "--name", "short", *share)[0] == 0
 
-    assert _run(capsys, "logs", "short", "-f")[0] == 0
+    assert run_cli("logs", "short", "-f")[0] == 0
     assert tunesearch.load("short", storage=storage).status == "completed"
     [long] = jobs.states(head.address, "long")
     assert long.status == "running"
@@ -244,9 +234,9 @@ def test_searches_share_the_cluster_and_stop_saves(
 
     ready.touch()
     resumed = ("--resume", "--storage", storage, "--code", tiny_space.parent, "--json")
-    code, out, _ = _run(capsys, "submit", "long", *resumed)
+    code, out, _ = run_cli("submit", "long", *resumed)
     assert code == 0
-    assert _run(capsys, "logs", "long", "-f")[0] == 0
+    assert run_cli("logs", "long", "-f")[0] == 0
     sessions = jobs.states(head.address, "long")
     assert [session.status for session in sessions] == ["stopped", "succeeded"]
     assert sessions[-1].id == json.loads(out)["job"]
@@ -290,7 +280,7 @@ def test_nothing_without_the_token(
     head: Head,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_cli: Callable[..., tuple[int, str, str]],
     command: tuple[str, ...],
 ) -> None:
     before = {details["submission_id"] for details in head.jobs()}
@@ -300,7 +290,7 @@ def test_nothing_without_the_token(
             with pytest.raises(InputError) as caught:
                 jobs.stop(head.address, "x")
             return str(caught.value)
-        code, out, err = _run(capsys, *command)
+        code, out, err = run_cli(*command)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
         return err

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tunesearch import api
+import tunesearch
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.search import requests
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]
@@ -167,7 +167,7 @@ def test_a_point_that_was_tried_is_refused(tiny_space: Path, tmp_path: Path) -> 
 def test_texts_that_are_no_point(tiny_space: Path, tmp_path: Path, texts: list[str], said: str) -> None:
     _create(tiny_space, tmp_path).close()
     with pytest.raises(InputError) as caught:
-        api.enqueue("a", texts, storage=tmp_path)
+        tunesearch.enqueue("a", texts, storage=tmp_path)
     assert said in str(caught.value)
 
 
@@ -177,10 +177,10 @@ def test_only_what_runs_can_be_stopped(tiny_space: Path, tmp_path: Path) -> None
     assert record is not None
     ledger.close()
     with pytest.raises(InputError, match="is not running"):
-        api.stop("a", storage=tmp_path)
+        tunesearch.stop("a", storage=tmp_path)
     with pytest.raises(InputError, match="must be a trial, 0 to 0, but got 7"):
-        api.stop("a", trial=7, storage=tmp_path)
-    api.stop("a", trial=0, storage=tmp_path)  # it is live: whoever resumes the search ends it
+        tunesearch.stop("a", trial=7, storage=tmp_path)
+    tunesearch.stop("a", trial=0, storage=tmp_path)  # it is live: whoever resumes the search ends it
     heir = Ledger.open(tmp_path, "a", drive=True)
     assert heir.is_to_stop(0)
     heir.end(0, "cancelled")
@@ -200,12 +200,12 @@ def test_a_running_search_is_steered(tiny_space: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         _wait(lambda: log.exists() and {line.split()[1] for line in log.read_text().splitlines()} == {"0", "1"})
-        api.stop("a", trial=0, storage=storage)
-        assert api.extend("a", 1, storage=storage) == (3, True)
-        assert api.enqueue("a", {"lr": 0.0625, "optimizer": "adam"}, storage=storage)
+        tunesearch.stop("a", trial=0, storage=storage)
+        assert tunesearch.extend("a", 1, storage=storage) == (3, True)
+        assert tunesearch.enqueue("a", {"lr": 0.0625, "optimizer": "adam"}, storage=storage)
         _wait(lambda: "begin 2 " in log.read_text())
-        assert api.load("a", storage=storage).trials[0].outcome == "cancelled"
-        api.stop("a", storage=storage)
+        assert tunesearch.load("a", storage=storage).trials[0].outcome == "cancelled"
+        tunesearch.stop("a", storage=storage)
         stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr.decode()
     assert f"tunesearch resume a --storage {storage}" in stderr.decode()
@@ -217,7 +217,7 @@ def test_a_running_search_is_steered(tiny_space: Path, tmp_path: Path) -> None:
     assert trials[1]["outcome"] == "running"
     assert trials[2]["parameters"] == {"lr": 0.0625, "optimizer": "adam"}
     assert len(trials) == 3
-    assert api.load("a", storage=storage).status == "interrupted"
+    assert tunesearch.load("a", storage=storage).status == "interrupted"
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.api import Silence
+from tunesearch.api.progress import Silence
 from tunesearch.search.trial import EPOCH_LOG
 
 pytestmark = [

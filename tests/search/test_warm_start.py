@@ -12,14 +12,14 @@ import pytest
 from optuna.trial import TrialState
 
 import tunesearch
-from tunesearch.api import Silence
+from tunesearch.api.progress import Silence
 from tunesearch.cli import main
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.search.ledger import Ledger
 from tunesearch.search.warm_start import FIRST, WarmStart, gather, numbers
 from tunesearch.segmentation.data.splits import Split, SplitItem
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 Told = Sequence[tuple[dict[str, object], str, list[float]]]
 """Points, how each ended, and the objective after every epoch."""

@@ -14,8 +14,9 @@ import torch
 
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.folds import FoldedTrainer
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+from tunesearch.segmentation.trainer import Trainer
 
 ROWS = [([0, 1, 2, 3], [4, 5]), ([2, 3, 4, 5], [0, 1]), ([0, 1, 4, 5], [2, 3])]
 CONFIG: dict[str, Any] = {

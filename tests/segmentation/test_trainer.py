@@ -19,9 +19,10 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from tunesearch.segmentation.config import Size, TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.inference import window_logits
 from tunesearch.segmentation.metrics import ConfusionMatrix, scores
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer, pick_device, pick_precision
+from tunesearch.segmentation.trainer import Trainer, pick_device, pick_precision
 
 OWN = '''
 import torch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def compare(
     """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown cannot be given together")
-    from tunesearch import api
-
-    comparison = api.compare(names, by=by, trials=trials, stopped=stopped, storage=storage)
+    comparison = tunesearch.compare(names, by=by, trials=trials, stopped=stopped, storage=storage)
     if as_json:
         import json
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 
 
@@ -38,9 +39,7 @@ def export(
     tunesearch export voc -o model            weights, programs, model card, configuration, split
     tunesearch export voc -o best.yaml        the configuration alone
     """
-    from tunesearch import api
-
-    content = api.export(
+    content = tunesearch.export(
         name, output, trial=trial, register=register, tracking=tracking_uri, storage=storage, said=click.echo
     )
     origin, score = content.get("origin", content), content["score"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ def leaderboard(top: int, tracking_uri: str | None, storage: Path | None, as_jso
 
     Scores on other data or by another measure are not comparable: each pair of them has a table of its own.
     """
-    from tunesearch import api
-
-    found = api.leaderboard(top=top, tracking=tracking_uri, storage=storage)
+    found = tunesearch.leaderboard(top=top, tracking=tracking_uri, storage=storage)
     if as_json:
         import json
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
@@ -48,11 +49,9 @@ def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -
     tunesearch predict voc ~/pictures -o masks
     tunesearch predict voc_model seed1 seed2 field.jpg -o masks --tiles --overlay
     """
-    from tunesearch import api
-
     with _bar("pictures") as bar:
         said = (lambda text: None) if bar else click.echo  # a bar says enough
-        written = api.predict(models, images, output, said=said, progress=bar, **_windows(given))
+        written = tunesearch.predict(models, images, output, said=said, progress=bar, **_windows(given))
     click.echo(f"{len(written)} masks in {output}")
 
 
@@ -83,11 +82,11 @@ def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
     tunesearch evaluate voc --split test -o voc_test
     tunesearch evaluate voc_model --images field/images --masks field/masks --json
     """
-    from tunesearch import api
-
     given["part"] = given.pop("split")
     with _bar("images") as bar:
-        evaluation = api.evaluate(models, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given))
+        evaluation = tunesearch.evaluate(
+            models, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given)
+        )
     if as_json:
         import json
 
@@ -115,10 +114,8 @@ def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
     tunesearch ensemble a b c -o abc
     tunesearch predict a b c pictures -o masks --stack abc
     """
-    from tunesearch import api
-
     with _bar("images") as bar:
-        content = api.ensemble(
+        content = tunesearch.ensemble(
             models, output, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given)
         )
     entropy = content["cross_entropy"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 
 
@@ -19,9 +20,7 @@ from tunesearch.cli import options
 @options.as_json
 def report(name: str, output: Path | None, storage: Path | None, tracking_uri: str | None, as_json: bool) -> None:
     """Write all that is known about the search NAME as one HTML file, which opens anywhere, also offline."""
-    from tunesearch import api
-
-    told = api.report(
+    told = tunesearch.report(
         name, output, storage=storage, tracking=tracking_uri, said=lambda text: click.echo(text, err=as_json)
     )
     if as_json:

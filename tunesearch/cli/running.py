@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 from tunesearch.errors import Halted, NoUsableTrial
 
@@ -67,10 +68,8 @@ def run(space: str, as_json: bool, **given: Any) -> int:
     tunesearch run voc_unet --data ~/VOC2012 --size 256x256 --trials 64
     tunesearch run my_space.yaml --set 'parameters.encoder.choice=[resnet18]' --time-budget 8h
     """
-    from tunesearch import api
-
     given["tracking"] = given.pop("tracking_uri")
-    return _watch(lambda progress: api.run(space, progress=progress, **given), given["storage"], as_json=as_json)
+    return _watch(lambda progress: tunesearch.run(space, progress=progress, **given), given["storage"], as_json=as_json)
 
 
 @click.command()
@@ -84,9 +83,9 @@ def run(space: str, as_json: bool, **given: Any) -> int:
 @options.as_json
 def resume(name: str, as_json: bool, **given: Any) -> int:
     """Go on with the search NAME after an interruption, a crash or a spent time budget."""
-    from tunesearch import api
-
-    return _watch(lambda progress: api.resume(name, progress=progress, **given), given["storage"], as_json=as_json)
+    return _watch(
+        lambda progress: tunesearch.resume(name, progress=progress, **given), given["storage"], as_json=as_json
+    )
 
 
 @click.command()
@@ -106,10 +105,8 @@ def confirm(name: str, as_json: bool, **given: Any) -> int:
     Every repeat trains all its epochs. The winner is evaluated on the test part that was set aside when the search
     began. Killed or interrupted, the same command goes on; with more seeds it trains what is missing.
     """
-    from tunesearch import api
-
     return _watch(
-        lambda progress: api.confirm(name, progress=progress, **given),
+        lambda progress: tunesearch.confirm(name, progress=progress, **given),
         given["storage"],
         as_json=as_json,
         verb="confirm",

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 from tunesearch.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tunesearch.api import SearchResult
+    from tunesearch.api.result import SearchResult
     from tunesearch.search.confirmation import Confirmation
 
 TEST_MEASURES = ("miou", "miou_no_background", "dice", "pixel_accuracy")
@@ -24,9 +25,7 @@ TEST_MEASURES = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 @options.as_json
 def list_(storage: Path | None, as_json: bool) -> None:
     """List all searches of the storage folder."""
-    from tunesearch import api
-
-    results = api.list_searches(storage=storage)
+    results = tunesearch.list_searches(storage=storage)
     if as_json:
         import json
 
@@ -37,7 +36,9 @@ def list_(storage: Path | None, as_json: bool) -> None:
     from rich.table import Table
 
     if not results:
-        click.echo(f"no searches in {api.storage_folder(storage)}")
+        from tunesearch.api.places import storage_folder
+
+        click.echo(f"no searches in {storage_folder(storage)}")
         return
     table = Table("search", "status", "trials", "best", "trial", "data")
     for result in results:
@@ -59,9 +60,7 @@ def list_(storage: Path | None, as_json: bool) -> None:
 @options.as_json
 def show(name: str, storage: Path | None, as_json: bool) -> None:
     """Show the search NAME: its trials, their outcomes, and the best configuration."""
-    from tunesearch import api
-
-    result = api.load(name, storage=storage)
+    result = tunesearch.load(name, storage=storage)
     if as_json:
         import json
 
@@ -80,11 +79,11 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     import subprocess
     import sys
 
-    from tunesearch import api
+    from tunesearch.api import places
     from tunesearch.tracking import artifact_folder, prepare_database, without_password
 
-    folder = api.storage_folder(storage)
-    uri = api.tracking_uri(folder, tracking_uri)
+    folder = places.storage_folder(storage)
+    uri = places.tracking_uri(folder, tracking_uri)
     if uri.startswith("http"):
         click.echo(f"the tracking server has a page of its own: {without_password(uri)}")
         return 0
@@ -125,9 +124,7 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
 @options.tracking
 def sync(name: str, storage: Path | None, tracking_uri: str | None) -> None:
     """Make MLflow say what the ledger of NAME says, also where MLflow was away or is another one."""
-    from tunesearch import api
-
-    uri = api.sync(name, storage=storage, tracking=tracking_uri)
+    uri = tunesearch.sync(name, storage=storage, tracking=tracking_uri)
     click.echo(f"{name} is in MLflow at {uri}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import tunesearch
 from tunesearch.cli import options, service
 
 _there = click.option(
@@ -39,9 +40,7 @@ def extend(name: str, more: int, storage: Path | None, address: str | None) -> i
     """
     if address is not None:
         return _on_cluster(address, ["extend", name, "--trials", f"+{more}"], storage)
-    from tunesearch import api
-
-    target, driven = api.extend(name, more, storage=storage)
+    target, driven = tunesearch.extend(name, more, storage=storage)
     click.echo(f"{name} is to have {target} trials; {_when(name, driven, storage)}")
     return 0
 
@@ -59,9 +58,7 @@ def enqueue(name: str, point: tuple[str, ...], storage: Path | None, address: st
     """
     if address is not None:
         return _on_cluster(address, ["enqueue", name, *point], storage)
-    from tunesearch import api
-
-    driven = api.enqueue(name, point, storage=storage)
+    driven = tunesearch.enqueue(name, point, storage=storage)
     click.echo(f"{name} is to try {', '.join(point)}; {_when(name, driven, storage)}")
     return 0
 
@@ -83,9 +80,7 @@ def retry(name: str, failed: bool, trials: tuple[int, ...], storage: Path | None
     if address is not None:
         chosen = [*(["--failed"] if failed else []), *(f"--trial={number}" for number in trials)]
         return _on_cluster(address, ["retry", name, *chosen], storage)
-    from tunesearch import api
-
-    numbers, driven = api.retry(name, failed=failed, trials=trials, storage=storage)
+    numbers, driven = tunesearch.retry(name, failed=failed, trials=trials, storage=storage)
     if not numbers:
         click.echo(f"{name} has nothing to retry")
         return 0
@@ -114,9 +109,7 @@ def stop(name: str, trial: int | None, storage: Path | None, address: str | None
         job = jobs.stop(service.reach(address), name)
         click.echo(f"{name}: {job.status.lower()}; tunesearch submit {name} --resume goes on with it")
         return 0
-    from tunesearch import api
-
-    api.stop(name, trial=trial, storage=storage)
+    tunesearch.stop(name, trial=trial, storage=storage)
     if trial is None:
         click.echo(f"{name} stops within seconds; tunesearch resume {name}{_where(storage)} goes on with it")
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+import tunesearch
 from tunesearch.cli import options
 from tunesearch.errors import DiskFull, Halted
 
@@ -42,7 +43,6 @@ def train(source: Path, as_json: bool, **given: Any) -> int:
     tunesearch train voc_model --data ~/data/VOC2012 --on train+val --seeds 3
     tunesearch train best.yaml --workers 4                         on four GPUs
     """
-    from tunesearch import api
 
     def epoch_done(metrics: Any) -> None:
         scores = "" if metrics.val_miou != metrics.val_miou else f"val_miou {metrics.val_miou:.4f}, "
@@ -57,7 +57,9 @@ def train(source: Path, as_json: bool, **given: Any) -> int:
     # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = api.train(source, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given)
+        result = tunesearch.train(
+            source, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given
+        )
     except KeyboardInterrupt:
         click.echo("interrupted; the last epoch is saved: the same command goes on from there", err=True)
         return 130

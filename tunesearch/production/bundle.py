@@ -40,10 +40,10 @@ from tunesearch.segmentation.config import IMPORT_PATH, ClassSpec, DataConfig, S
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import disk_full, is_disk_full, sync
 from tunesearch.segmentation.models import SegmentationModel, build_model
 from tunesearch.segmentation.models.weights import read_weights
-from tunesearch.segmentation.trainer import EpochMetrics
 
 FORMAT = 1
 """Raised whenever a bundle's content changes."""

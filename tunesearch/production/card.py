@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesearch.segmentation.trainer import EpochMetrics
+from tunesearch.segmentation.epoch import EpochMetrics
 
 
 def card(content: dict[str, Any], curve: Sequence[EpochMetrics]) -> str:

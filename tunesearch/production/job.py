@@ -18,8 +18,9 @@ from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import POOL, Split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.team import Team
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+from tunesearch.segmentation.trainer import Trainer
 
 On = Literal["train", "train+val"]
 Tell = Callable[[str, Any], None]

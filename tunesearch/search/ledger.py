@@ -51,8 +51,8 @@ from tunesearch.search.warm_start import FILE as WARM_START
 from tunesearch.search.warm_start import WarmStart
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.trainer import EpochMetrics
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

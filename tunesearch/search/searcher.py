@@ -23,8 +23,8 @@ from tunesearch.search.database import TROUBLE
 from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
 from tunesearch.search.nodes import unfit_by
 from tunesearch.search.pulse import Beat, forget, read_beat
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.trainer import EpochMetrics
 
 MAX_ATTEMPTS = 3
 """How often a trial is started again after its process or node died."""

@@ -32,9 +32,10 @@ from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.overlay import PanelRow, panel
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import POOL, Split, folds
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic, write_text
 from tunesearch.segmentation.folds import FoldedTrainer
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer
+from tunesearch.segmentation.trainer import Trainer
 
 EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
 """Environment variable: a file to which the begin and the end of every trained epoch are appended, for tests that count

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.trainer import EpochMetrics, Trainer, TrainerOutcome
+from tunesearch.segmentation.trainer import Trainer, TrainerOutcome
 
 
 class FoldedTrainer:
