@@ -64,6 +64,7 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert [(record.number, record.outcome) for record in result.trials] == [
         (record.number, record.outcome) for record in before.trials
     ]
+    assert result.duplicates == before.duplicates  # a repeat is no duplicate
     ledger = Ledger.open(storage, "a")
     repeat = ledger.confirmations()[0]
     parts = [decoded(ledger.experiment.data, ledger.split, part, repeat.config.size) for part in ("train", "val")]

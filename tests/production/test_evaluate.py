@@ -214,6 +214,18 @@ def test_a_folder_of_images_and_one_of_masks(searched: Path, capsys: pytest.Capt
     assert (len(folders.images), folders.seen, split.seen) == (72, 48, 0)
 
 
+def test_one_folder_whose_masks_have_a_suffix(searched: Path, tmp_path: Path) -> None:
+    """The model's own set has none. The same numbers as from two folders."""
+    root, both = Path(os.environ["TUNESEARCH_CACHE"]) / "sample-v1", tmp_path / "both"
+    both.mkdir()
+    for kind, suffix in (("JPEGImages", ""), ("SegmentationClass", "_mask")):
+        for path in (root / kind).iterdir():
+            (both / f"{path.stem}{suffix}{path.suffix}").symlink_to(path.resolve())
+    apart = {"images": root / "JPEGImages", "masks": root / "SegmentationClass"}
+    one = tunesearch.evaluate("a", images=both, masks=both, mask_suffix="_mask", storage=searched)
+    assert np.array_equal(one.matrix, tunesearch.evaluate("a", **apart, storage=searched).matrix)
+
+
 def test_files_that_changed_since_the_split(searched: Path, tmp_path: Path) -> None:
     """Only those of the part that is asked for matter."""
     import shutil
@@ -247,6 +259,7 @@ def test_bad_input(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ),
         (["a", "--images", tmp_path / "file", "--masks", tmp_path / "empty"], "--images: must be an existing folder"),
         (["a", "--images", root / "JPEGImages", "--masks", tmp_path / "empty"], "there is no mask of this name"),
+        (["a", "--mask-suffix", "_mask"], "--mask-suffix: only has a meaning with --images"),
         (["a", "-o", tmp_path / "file"], "Directory"),
         (["a", "--scale", "0.5"], "--scale only has a meaning with --tiles"),
         (["a", "--tiles", "--scale", "0"], "--scale: must be more than 0 and at most 16, but got 0"),

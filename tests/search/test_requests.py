@@ -200,9 +200,9 @@ def test_a_running_search_is_steered(tiny_space: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         _wait(lambda: log.exists() and {line.split()[1] for line in log.read_text().splitlines()} == {"0", "1"})
+        assert tunesearch.enqueue("a", {"lr": 0.0625, "optimizer": "adam"}, storage=storage)  # before a place is free
         tunesearch.stop("a", trial=0, storage=storage)
-        assert tunesearch.extend("a", 1, storage=storage) == (3, True)
-        assert tunesearch.enqueue("a", {"lr": 0.0625, "optimizer": "adam"}, storage=storage)
+        assert tunesearch.extend("a", 1, storage=storage) == (4, True)
         _wait(lambda: "begin 2 " in log.read_text())
         assert tunesearch.load("a", storage=storage).trials[0].outcome == "cancelled"
         tunesearch.stop("a", storage=storage)

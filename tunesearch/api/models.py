@@ -192,6 +192,7 @@ def evaluate(
     data: str | Path | None = None,
     images: str | Path | None = None,
     masks: str | Path | None = None,
+    mask_suffix: str | None = None,
     output: str | Path | None = None,
     trial: int | None = None,
     stack: str | Path | None = None,
@@ -210,6 +211,7 @@ def evaluate(
         part: of the first model's frozen split: train, val (where nothing else is given) or test.
         data: where the data set lies now; without ``part``: another one that lies as the model's own does.
         images, masks: folders of pictures and of masks with the same names, instead.
+        mask_suffix: what the masks' names end in behind the image's, such as ``_mask``; None: as the model's own do.
         output: folder for tables and pictures; None: none.
         said: told what is worth knowing.
         progress: told how many of how many images are done.
@@ -221,10 +223,12 @@ def evaluate(
     root = Path(data).expanduser().absolute() if data is not None else None
     if (images is None) != (masks is None):
         raise InputError(Problem("--images", "must be given together with --masks"))
+    if mask_suffix is not None and images is None:
+        raise InputError(Problem("--mask-suffix", "only has a meaning with --images", value=mask_suffix))
     if images is not None and (part is not None or data is not None):
         raise InputError(Problem("--images", "cannot be given together with --split or --data"))
     if images is not None and masks is not None:
-        pairs, read_as = pairs_in(opened[0], Path(images).expanduser(), Path(masks).expanduser())
+        pairs, read_as = pairs_in(opened[0], Path(images).expanduser(), Path(masks).expanduser(), mask_suffix)
         what = str(images)
     elif root is not None and part is None:
         pairs, read_as = pairs_below(opened[0], root)

@@ -82,7 +82,7 @@ def result_of(ledger: Ledger, status: str) -> SearchResult:
         best=ledger.best(),
         classes=tuple(spec.name for spec in resolve_classes(ledger.experiment.data)),
         sample=ledger.experiment.data.layout == "sample",
-        duplicates=len(ledger.trials) - len(counted),
+        duplicates=len(ledger.trials) - len(ledger.trained()),
         seconds=ledger.seconds(),
         warm_start=ledger.warm_start.sources,
         confirmation=confirmation.confirmation(ledger),

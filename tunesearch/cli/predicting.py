@@ -65,6 +65,7 @@ def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images, with --masks.")
 @click.option("--masks", type=click.Path(path_type=Path), help="Folder of their masks, of the same names.")
+@click.option("--mask-suffix", metavar="TEXT", help="What masks' names end in behind the image's, such as _mask.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of tables and pictures.")
 @_trial
 @_stack

@@ -191,16 +191,7 @@ def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
     from rich.text import Text
 
     table = Table(title=Text(f"confirmed over seeds: {confirmed.objective}"), title_justify="left")
-    for column in (
-        "trial",
-        "in the search",
-        "mean",
-        "deviation",
-        "95 % interval",
-        "per seed",
-        "behind",
-        "configuration",
-    ):
+    for column in ("trial", "in the search", "mean", "deviation", "95 % interval", "per seed", "behind"):
         table.add_column(column, overflow="fold")
     behind = {one.trial: f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in confirmed.differences}
     for one in confirmed.candidates:
@@ -213,10 +204,11 @@ def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
             "-" if one.low is None or one.high is None else f"{one.low:.4f} to {one.high:.4f}",
             " ".join(told),
             behind.get(one.trial, ""),
-            Text(_settings(one.parameters)),
             style="bold green" if one.trial == confirmed.leader else "",
         )
     console.print(table)
+    for one in confirmed.candidates:  # by number and not in the table, which stays narrow enough to compare
+        console.print(Text(f"trial {one.trial}: {_settings(one.parameters)}"))
     console.print(Text(confirmed.verdict))
     if confirmed.test is not None:
         test = confirmed.test

@@ -245,8 +245,11 @@ def pairs_below(model: Model, root: Path) -> tuple[list[Pair], DataConfig]:
     return every_pair(data), data
 
 
-def pairs_in(model: Model, images: Path, masks: Path) -> tuple[list[Pair], DataConfig]:
+def pairs_in(model: Model, images: Path, masks: Path, mask_suffix: str | None = None) -> tuple[list[Pair], DataConfig]:
     """The pairs of a folder of images and a folder of masks, by name; masks are read as the model's own.
+
+    Args:
+        mask_suffix: what the masks' names end in behind the image's; None: what it was in the model's own data set.
 
     Raises:
         DataError: missing folders or partners.
@@ -255,14 +258,17 @@ def pairs_in(model: Model, images: Path, masks: Path) -> tuple[list[Pair], DataC
         if not folder.is_dir():
             raise InputError(Problem(flag, "must be an existing folder", value=str(folder)))
     own = model.data
-    if images.resolve() == masks.resolve() and not (own.layout == "folders" and own.mask_suffix):
-        raise InputError(Problem("--masks", "must be another folder than --images", value=str(masks)))
+    if mask_suffix is None:
+        mask_suffix = own.mask_suffix if own.layout == "folders" else ""
+    if images.resolve() == masks.resolve() and not mask_suffix:
+        hint = "--mask-suffix tells them apart by their names"
+        raise InputError(Problem("--masks", "must be another folder than --images", value=str(masks), hint=hint))
     data = DataConfig(
         layout="folders",
         root=images,
         images=str(images.absolute()),
         masks=str(masks.absolute()),
-        mask_suffix=own.mask_suffix if own.layout == "folders" else "",
+        mask_suffix=mask_suffix,
         mask_format=own.mask_format,
         classes=model.classes,
         background=own.background,
