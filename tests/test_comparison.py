@@ -12,7 +12,8 @@ import pytest
 from tunesearch.comparison import Comparison, Spread, compare
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
+from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.search.outcomes import Outcome
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
 

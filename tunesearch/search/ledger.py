@@ -32,7 +32,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -46,6 +46,7 @@ from tunesearch.experiment import Experiment
 from tunesearch.search.database import TROUBLE, Database, reason
 from tunesearch.search.mirror import Mirror
 from tunesearch.search.names import check_name
+from tunesearch.search.outcomes import STATE, Outcome
 from tunesearch.search.samplers import derived_seed
 from tunesearch.search.warm_start import FILE as WARM_START
 from tunesearch.search.warm_start import WarmStart
@@ -55,25 +56,6 @@ from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-Outcome = Literal[
-    "completed", "stopped", "diverged", "out_of_memory", "infeasible", "failed", "lost", "cancelled", "duplicate"
-]
-"""How a trial ended. ``duplicate``: its configuration equals an earlier one in effect; it was not trained and does not
-count. ``lost``: its node or process died more often than it is retried."""
-
-_TOLD: dict[str, TrialState] = {
-    "completed": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,
-    "out_of_memory": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "lost": TrialState.FAIL,
-    "cancelled": TrialState.FAIL,
-    "duplicate": TrialState.FAIL,
-}
-"""What Optuna is told; out_of_memory and infeasible carry a violated constraint besides."""
 
 _DUPLICATES_IN_A_ROW = 64
 """How many equal configurations a sampler may suggest before the space counts as exhausted."""
@@ -692,7 +674,7 @@ class Ledger:
             record.place, record.ended_at = place, ended_at
         self._write(self._storage.set_trial_user_attr, record, "outcome", outcome)
         # The sampler would take repeats of what is good already for a reason to look nowhere else.
-        state = _TOLD[outcome] if record.confirms is None else TrialState.FAIL
+        state = STATE[outcome] if record.confirms is None else TrialState.FAIL
         violated = outcome if outcome in ("out_of_memory", "infeasible") else None
         value = record.best if state is not TrialState.FAIL else None
         for name, content in self._mirrored().end(number, state, value, violated).items():

@@ -20,8 +20,9 @@ from ray.tune.stopper import Stopper
 from tunesearch.errors import DiskFull, Halted, UnfitNode
 from tunesearch.search.asha import build_stopper
 from tunesearch.search.database import TROUBLE
-from tunesearch.search.ledger import Ledger, Outcome, TrialRecord
+from tunesearch.search.ledger import Ledger, TrialRecord
 from tunesearch.search.nodes import unfit_by
+from tunesearch.search.outcomes import Outcome
 from tunesearch.search.pulse import Beat, forget, read_beat
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.experiment import Experiment
+from tunesearch.search.outcomes import STATE, Outcome
 from tunesearch.segmentation.config import GOVERNS, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
@@ -44,14 +45,6 @@ HEEDING = ("tpe", "gp")
 FIRST = 5
 """How many of the best configurations of a search are tried first where its scores mean nothing here."""
 
-_TOLD = {
-    "completed": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,
-    "out_of_memory": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,
-}
-"""What Optuna is told, as of trials of its own; of the other outcomes it learns nothing."""
 _VALUES_TOLD = 4
 """How many different values a reason tells one by one."""
 
@@ -71,7 +64,7 @@ class Prior:
     search: str
     trial: int
     parameters: Point
-    outcome: str
+    outcome: Outcome
     value: float | None
     curve: dict[int, float]
 
@@ -81,7 +74,7 @@ class Prior:
         experiment.space(asked)
         violated = {f"constraints:{self.outcome}": 1.0} if self.outcome in ("out_of_memory", "infeasible") else {}
         return create_trial(
-            state=_TOLD[self.outcome],
+            state=STATE[self.outcome],
             value=self.value,
             params=asked.params,
             distributions=asked.distributions,
@@ -280,7 +273,11 @@ def _of_search(experiment: Experiment, split: Split, other: Ledger) -> tuple[Sou
     """(Field, what it must be here) -> (trial, its value there) of the trials that are left out for it."""
     read: dict[int, tuple[Point, dict[str, tuple[str, Any]]]] = {}
     for record in other.counted():
-        if record.outcome not in _TOLD or (record.outcome == "completed" and record.best is None):
+        if (
+            record.outcome is None
+            or STATE[record.outcome] is TrialState.FAIL
+            or (record.outcome == "completed" and record.best is None)
+        ):
             reasons.setdefault(record.outcome or "not ended yet", []).append(record.number)
             continue
         point, outside = _point(experiment, record.config)
