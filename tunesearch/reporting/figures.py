@@ -404,7 +404,7 @@ def slices(study: optuna.Study, metric: str) -> Figure | None:
         plot = plain(plot_slice(shown, params=[name], target_name=metric))
         for trace in plot.data:
             trace.marker.update(colorscale=[[0, GREY], [1, BLUE]], showscale=False, size=7, line={"width": 0})
-        plot.update_xaxes(title=None)
+        plot.update_xaxes(title=None, exponentformat="e")  # 1e-4, where plotly writes 100µ
         plot.update_yaxes(title=None, range=[low - margin, high + margin])
         labels = plot.layout.xaxis.categoryarray
         if labels is not None:  # Optuna writes Python's quotes
