@@ -136,7 +136,8 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
     from tunesearch.search.ledger import Ledger
     from tunesearch.search.settings import Settings
     from tunesearch.segmentation.data.splits import Split
-    from tunesearch.tracking import Tracker, default_uri
+    from tunesearch.tracking.store import default_uri
+    from tunesearch.tracking.tracker import Tracker
 
     class ClassyFakeTrial(FakeTrial):
         """Knows how many classes to invent: drive()'s assignment has no room for it."""

@@ -19,7 +19,11 @@ from tunesearch.search import confirmation
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
-from tunesearch.tracking import Known, TrainingRun, default_uri, known, measured_on, sync
+from tunesearch.tracking.known import Known, known
+from tunesearch.tracking.store import default_uri
+from tunesearch.tracking.tags import measured_on
+from tunesearch.tracking.training import TrainingRun
+from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
@@ -177,7 +181,7 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
     """Pages of two, experiments one by one. Oracle: what comes in one page."""
     from mlflow import MlflowClient
 
-    from tunesearch import tracking
+    from tunesearch.tracking import known as known_module
 
     uri = default_uri(storage)
     whole = known(uri)
@@ -191,7 +195,7 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
             return real(*values, max_results=2, **named)
 
         monkeypatch.setattr(MlflowClient, name, small)
-    monkeypatch.setattr(tracking, "_EXPERIMENTS", 1)
+    monkeypatch.setattr(known_module, "_EXPERIMENTS", 1)
     assert known(uri) == whole
     assert pages.count("search_experiments") > 1
     assert pages.count("search_runs") > 5
@@ -286,7 +290,7 @@ def test_an_mlflow_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_empty_mlflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tunesearch.tracking import prepare_database
+    from tunesearch.tracking.store import prepare_database
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     prepare_database(uri)

@@ -25,7 +25,9 @@ from tunesearch.search import ledger as ledger_module
 from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.tracking import Tracker, default_uri, sync, without_password
+from tunesearch.tracking.store import default_uri, without_password
+from tunesearch.tracking.tracker import Tracker
+from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
@@ -479,7 +481,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
 PREPARE = """
 import os, sys
 from sqlalchemy import Engine, event
-from tunesearch.tracking import prepare_database
+from tunesearch.tracking.store import prepare_database
 
 made = 0
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tunesearch.tracking import MAIN, SAMPLE, Known, without_password
+from tunesearch.tracking.known import Known
+from tunesearch.tracking.store import without_password
+from tunesearch.tracking.tags import MAIN, SAMPLE
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.tracking import KIND, artifact_folder, prepare, prepare_database, reason, without_password
+from tunesearch.tracking.store import KIND, artifact_folder, prepare, prepare_database, reason, without_password
 
 EXPERIMENT = "tunesearch-models"
 """MLflow's experiment that registered bundles are logged to."""

@@ -13,8 +13,10 @@ from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import InputError
 from tunesearch.search.ledger import Ledger, searches
-from tunesearch.tracking import default_uri, known, log_report, without_password
-from tunesearch.tracking import sync as sync_view
+from tunesearch.tracking.known import known
+from tunesearch.tracking.store import default_uri, without_password
+from tunesearch.tracking.view import log_report
+from tunesearch.tracking.view import sync as sync_view
 
 
 def load(name: str, *, storage: str | Path | None = None) -> SearchResult:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.search.ledger import Ledger
-from tunesearch.tracking import default_uri, without_password
+from tunesearch.tracking.store import default_uri, without_password
 
 
 def storage_folder(storage: str | Path | None) -> Path:

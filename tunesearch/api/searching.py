@@ -26,7 +26,8 @@ from tunesearch.search.run import drive, unfinished
 from tunesearch.search.settings import Settings
 from tunesearch.search.warm_start import gather, require_heeding
 from tunesearch.segmentation.data.layouts import find_pairs
-from tunesearch.tracking import Tracker, default_uri, without_password
+from tunesearch.tracking.store import default_uri, without_password
+from tunesearch.tracking.tracker import Tracker
 
 
 def run(

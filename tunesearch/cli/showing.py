@@ -80,7 +80,7 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     import sys
 
     from tunesearch.api import places
-    from tunesearch.tracking import artifact_folder, prepare_database, without_password
+    from tunesearch.tracking.store import artifact_folder, prepare_database, without_password
 
     folder = places.storage_folder(storage)
     uri = places.tracking_uri(folder, tracking_uri)

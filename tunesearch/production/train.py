@@ -35,7 +35,8 @@ from tunesearch.segmentation.files import data_root as root_of
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import pick_device
-from tunesearch.tracking import TrainingRun, measured_on
+from tunesearch.tracking.tags import measured_on
+from tunesearch.tracking.training import TrainingRun
 
 _CURVE = ("train_loss", *VAL_METRICS, "val_iou", "lr", "updates")
 """What two equal trainings have in common, epoch by epoch."""

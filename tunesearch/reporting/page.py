@@ -34,7 +34,7 @@ from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import PARTS, find_pairs, resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.files import write_text
-from tunesearch.tracking import without_password
+from tunesearch.tracking.store import without_password
 
 FINDINGS = 30
 """The most lines of one kind of finding."""
