@@ -44,6 +44,7 @@ def export(
     )
     origin, score = content.get("origin", content), content["score"]
     value = "no score" if score["value"] is None else f"{score['objective']} {score['value']:.4f}"
-    click.echo(f"{output}: trial {origin['trial']} of {name} ({origin['outcome']}, {value})")
+    repeated = f", a repeat of trial {origin['confirms']}" if origin.get("confirms") is not None else ""
+    click.echo(f"{output}: trial {origin['trial']} of {name}{repeated} ({origin['outcome']}, {value})")
     if "origin" in content and not content["confirmation"]:
         click.echo(f"      (unconfirmed; {output / 'README.md'} tells what it is and how to use it)")
