@@ -283,7 +283,7 @@ def test_an_mlflow_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert err.count("\n") == 1
         assert "secret" not in err
     code, _, err = _run(capsys, "--storage", tmp_path / "none")
-    assert (code, "no such file" in err) == (2, True)
+    assert (code, "error: --storage: must be a folder with searches that MLflow knows" in err) == (2, True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(InputError):
         tunesearch.leaderboard(storage=tmp_path)

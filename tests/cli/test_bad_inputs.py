@@ -417,7 +417,7 @@ IMAGES = (
     Row("predict: two of one name", PREDICT, "pictures need names of their own, but got a twice",
         _all(_copy(IMAGE, "pictures/a.png"), _copy(IMAGE, "pictures/a.bmp"))),
     Row("predict: over the pictures", "predict kept voc/JPEGImages -o voc/JPEGImages",
-        "a mask must not be written over its picture"),
+        "masks must not be written among the pictures"),
 )  # fmt: skip
 
 FLAGS = (

@@ -49,6 +49,8 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     half = tunesearch.load("a", storage=storage)
     assert half.confirmation is not None
     assert not half.confirmation.done
+    assert half.confirmation.network is None
+    assert half.confirmation.flags == f"--top {TOP} --seeds {SEEDS}"
     assert (half.status, half.best) == (before.status, before.best)
 
     done = subprocess.run(confirm, env=environment, capture_output=True, text=True, timeout=300, check=True)
@@ -90,7 +92,14 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert bundle.content["confirmation"]["verdict"] == confirmed.verdict
     assert f"over several seeds**: {confirmed.verdict}" in (tmp_path / "model" / "README.md").read_text()
 
+    assert confirmed.network == bundle.content["origin"]["trial"]
+    shown = subprocess.run(_command(storage, "show", "a"), capture_output=True, text=True, timeout=300, check=True)
+    assert f"use the network of trial {confirmed.network}, the repeat of trial {leader.trial}" in shown.stdout
     said: list[str] = []
+    tunesearch.train(tmp_path / "model", output=tmp_path / "again", storage=storage)
+    tunesearch.evaluate(tmp_path / "again", part="test", storage=storage, said=said.append)
+    assert any("looked at before" in text and "by confirm" in text for text in said)  # as that it was trained from
+    said.clear()
     tunesearch.evaluate(tmp_path / "model", part="test", storage=storage, said=said.append)
     assert any("looked at before" in text and "by confirm" in text for text in said)  # the folder knows of the search's
 

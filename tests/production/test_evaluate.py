@@ -191,7 +191,11 @@ def test_looks_by_way_of_a_model_folder(searched: Path, tmp_path: Path, capsys: 
     assert not (folder / "test_looks.json").exists()
     assert _run(capsys, searched, *where, "--split", "test")[2] == ""
     assert len(json.loads((folder / "test_looks.json").read_text())) == 1
-    code, out, err = _run(capsys, searched, *where, "--json")  # all images, those of the test part among them
+    code, _, err = _run(capsys, searched, *where)
+    assert code == 2
+    assert f"--data: holds images of the model's own data set, of which a part must be named, but got {root}" in err
+    pairs = ("--images", root / "JPEGImages", "--masks", root / "SegmentationClass")
+    code, out, err = _run(capsys, searched, "evaluate", folder, *pairs, "--json")  # those of the test part among them
     assert code == 0
     assert "the test part was looked at before" in err
     assert "note: 48 of the 72 images were trained on" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_model_folder_is_the_same_network(searched: Path, tmp_path: Path) -> N
         ("{runs}/a", None, r"a folder without bundle.json \(a search is given by its name: a\)"),
         ("{runs}", None, "must be a model folder or the name of a search, but got a folder without bundle.json"),
         ("{runs}/b", None, "must be a model folder or the name of a search, but got no such folder"),
+        ("{runs}/a/experiment.yaml", None, "must be a model folder or the name of a search, but got a file"),
         ("~nobody-at-all/x", None, "must be a model folder or the name of a search"),
         ("", None, "must be a model folder or the name of a search"),
         ("..", None, "must be a model folder or the name of a search"),
@@ -59,6 +61,25 @@ def test_a_model_folder_is_the_same_network(searched: Path, tmp_path: Path) -> N
 def test_what_is_no_model(searched: Path, source: str, trial: int | None, rule: str) -> None:
     with pytest.raises(InputError, match=rule):
         open_model(source.format(runs=searched), storage=searched, trial=trial)
+
+
+def test_an_exported_configuration_replaces_only_its_like(searched: Path, tmp_path: Path) -> None:
+    """A name of a search is easily that of its space, which nobody has a second copy of."""
+    space = tmp_path / "a.yaml"
+    space.write_text("name: mine\n")
+    with pytest.raises(InputError, match=r"a\.yaml: exists and is no exported configuration, so it is not replaced"):
+        tunesearch.export("a", space, storage=searched)
+    assert space.read_text() == "name: mine\n"
+    for _ in range(2):
+        tunesearch.export("a", tmp_path / "best.yaml", storage=searched)
+
+
+def test_damaged_weights_are_named_where_they_lie(searched: Path, tmp_path: Path) -> None:
+    weights = searched / "a" / "trials" / "0000" / "best.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match=re.escape(f"{weights}: must be a readable weight file")):
+        tunesearch.export("a", tmp_path / "model", storage=searched)
+    assert not list(tmp_path.glob("*model*"))
 
 
 def test_what_is_wrong_with_a_model_folder(searched: Path, tmp_path: Path) -> None:

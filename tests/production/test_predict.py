@@ -275,7 +275,7 @@ def test_what_cannot_be_written(bright: Make, tmp_path: Path) -> None:
     labeller = Labeller([bright()])
     with pytest.raises(InputError, match="a mask must not be written over its picture"):
         predict(labeller, one, one.parent)
-    with pytest.raises(InputError, match="a mask must not be written over its picture"):
+    with pytest.raises(InputError, match="-o: masks must not be written among the pictures"):
         predict(labeller, one.parent, one.parent)
     (tmp_path / "link").symlink_to(one.parent)
     with pytest.raises(InputError, match="a mask must not be written over its picture"):
@@ -290,8 +290,8 @@ def test_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "empty.png").mkdir()
     with pytest.raises(InputError, match=r"no picture \(.jpg"):
         find_pictures(tmp_path / "empty.png")
-    with pytest.raises(InputError, match="must be an existing picture or folder of pictures"):
-        find_pictures(tmp_path / "nothing.png")
+    with pytest.raises(InputError, match=r"must be an existing picture or folder of pictures \(did you mean 'empty"):
+        find_pictures(tmp_path / "emty.png")
 
 
 def test_no_more_is_held_than_a_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +353,7 @@ def test_bad_input(searched: Path, tmp_path: Path, run_cli: Callable[..., tuple[
         (["b", picture, "-o", tmp_path / "out"], "search b: does not exist"),
         (["a", picture, "-o", tmp_path / "file"], "is a file"),
         (["a", picture, "-o", tmp_path / "in"], "must not be written over its picture"),
+        (["a", tmp_path / "in", "-o", tmp_path / "in"], "-o: masks must not be written among the pictures"),
         (["a", tmp_path / "file", "-o", tmp_path / "out"], "file: the file cannot be read as a picture"),
         (["a", picture, "-o", tmp_path / "out", "--scale", "2"], "--scale only has a meaning with --tiles"),
         (

@@ -130,6 +130,7 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     ledger = Ledger.open(tmp_path, "s")
     recorded = [(e.metrics.train_loss, e.metrics.val_miou) for _, e in sorted(ledger.trials[0].epochs.items())]
     export(ledger, tmp_path / "model", formats=())
+    export(ledger, tmp_path / "best.yaml")
     ledger.close()
 
     said: list[str] = []
@@ -142,6 +143,11 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     assert again["reproduced"] is True
     assert said[-1] == "the curve is the recorded one, to the last digit"
     assert _curve(tmp_path / "again") == recorded
+    (tmp_path / "tiny_model.py").write_text((tiny_space.parent / "tiny_model.py").read_text())
+    bare = train(tmp_path / "best.yaml", "bare", said=said.append)  # which records threads and the best score, too
+    assert bare["reproduced"] is True
+    assert said[-1] == f"val_miou {result.best.best} is the recorded one, to the last digit"
+    assert _curve(tmp_path / "bare") == recorded
     one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("model", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert read_bundle(tmp_path / "again").code is not None  # the user's own network goes along
@@ -279,6 +285,17 @@ def test_outputs_that_are_something_else(tmp_path: Path, train: Train) -> None:
     assert train(best, "empty")["outcome"] == "completed"
     with pytest.raises(tunesearch.InputError, match="holds a finished training already"):
         train(best, "empty")
+
+
+def test_what_is_refused_leaves_nothing(tmp_path: Path, train: Train) -> None:
+    """Known only when the network is built; what was begun before is kept all the same."""
+    (tmp_path / "weights").mkdir()
+    needs = {"architecture": "encoder_unet", "encoder": "mobilenet_v2", "encoder_weights": "imagenet"}
+    best = _configuration(tmp_path / "c", **needs)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(tunesearch.InputError, match=r"mobilenet_v2"):
+        train(best, "out", encoder_weights=tmp_path / "weights")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(("loss", "outcome"), [("tiny_model:not_a_number", "diverged")])

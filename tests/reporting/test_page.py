@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import tunesearch
 from tunesearch.cli import main
+from tunesearch.errors import InputError
 from tunesearch.reporting.page import write_report
 from tunesearch.search import confirmation
 from tunesearch.search.ledger import Ledger
@@ -326,3 +327,14 @@ def test_mlflow_keeps_it_with_the_search(told_search: Told, tmp_path: Path) -> N
     parent = next(run for run in runs if run.data.tags["tunesearch.trial"] == "parent")
     assert "report.html" in [file.path for file in client.list_artifacts(parent.info.run_id)]
     assert parent.info.status == "KILLED"  # told as interrupted by then; the report does not re-open it
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    told_search: Callable[..., Ledger], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    said: list[str] = []
+    for output in (tmp_path / "file" / "report.html", Path("/proc/report.html")):
+        with pytest.raises(InputError, match=f"-o: must be a file that can be written: .*, but got {output}"):
+            write_report(told_search(f"to-{output.parent.name}"), output, status="completed", said=said.append)
+    assert said == []

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tunesearch.errors import LedgerBusy, SearchNameError
+from tunesearch.errors import LedgerBusy, LedgerError, SearchNameError
 from tunesearch.experiment import load_experiment
 from tunesearch.search.asha import build_stopper
 from tunesearch.search.ledger import Ledger, TrialRecord, searches
@@ -248,6 +248,9 @@ def test_a_name_is_taken_once(tiny_space: Path, tmp_path: Path) -> None:
     with pytest.raises(SearchNameError, match="does not exist"):
         Ledger.open(tmp_path / "runs", "b")
     assert searches(tmp_path / "runs") == ["a"]
+    (tmp_path / "runs" / "a" / "ledger.db").unlink()
+    with pytest.raises(LedgerError, match="search a: its ledger is no longer in"):
+        Ledger.open(tmp_path / "runs", "a")
 
 
 @pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "a b", "x" * 101, "-rf"])

@@ -11,7 +11,7 @@ from tunesearch.api.result import SearchResult, result_of, status_of
 from tunesearch.boards import Board, boards
 from tunesearch.comparison import Comparison
 from tunesearch.comparison import compare as compare_trials
-from tunesearch.errors import InputError
+from tunesearch.errors import InputError, Problem
 from tunesearch.search.ledger import Ledger, searches
 from tunesearch.tracking.known import known
 from tunesearch.tracking.store import default_uri, without_password
@@ -55,7 +55,13 @@ def leaderboard(*, top: int = 10, tracking: str | None = None, storage: str | Pa
     Raises:
         InputError: there is no MLflow, or it does not answer.
     """
-    return boards(known(tracking_uri(storage_folder(storage), tracking)), top=top)
+    folder = storage_folder(storage)
+    uri = tracking_uri(folder, tracking)
+    if tracking is None and uri == default_uri(folder) and not (folder / "mlflow.db").is_file():
+        rule = "must be a folder with searches that MLflow knows: there is no mlflow.db in it"
+        hint = "--tracking-uri tells where another MLflow is"
+        raise InputError(Problem("--storage", rule, value=str(folder), hint=hint))
+    return boards(known(uri), top=top)
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking: str | None = None) -> str:

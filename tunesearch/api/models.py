@@ -14,6 +14,7 @@ from tunesearch.production.ensemble import fit_stack
 from tunesearch.production.evaluate import (
     Evaluation,
     frozen_pairs,
+    holds_own_images,
     holds_test_images,
     pairs_below,
     pairs_in,
@@ -233,6 +234,9 @@ def evaluate(
     elif root is not None and part is None:
         pairs, read_as = pairs_below(opened[0], root)
         what = str(data)
+        if holds_own_images(opened[0], pairs):
+            rule = "holds images of the model's own data set, of which a part must be named"
+            raise InputError(Problem("--data", rule, value=what, hint="--split val, or --images and --masks"))
     else:
         what = part or "val"
         pairs, read_as = frozen_pairs(opened[0], what, root)

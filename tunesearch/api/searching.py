@@ -263,10 +263,10 @@ def confirm(
         confirmation.request(ledger, wanted)
         chosen_trials = list(dict.fromkeys(trial for trial, _ in wanted))
         if len(chosen_trials) < top:
-            progress.note(f"only {len(chosen_trials)} trials were completed, so {top} cannot be confirmed")
+            progress.note(f"note: {len(chosen_trials)} instead of {top} trials, as no more were completed")
         if unfinished(ledger, confirming=True):
-            told = ", ".join(map(str, chosen_trials))
-            progress.note(f"confirming {name}: trials {told}, each with {seeds} seeds, at all their epochs")
+            told = f"trial{'s' if len(chosen_trials) > 1 else ''} {', '.join(map(str, chosen_trials))}"
+            progress.note(f"confirming {name}: {told}, {seeds} seeds each, at all their epochs")
             result = _search(ledger, settings, progress, confirming=True)
             if result.status == "interrupted" and not (result.confirmation and result.confirmation.done):
                 return result
@@ -316,6 +316,8 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress, *, confirmin
     """Drive a search, or what confirms it, to its end; the ledger is closed then. A confirmation that ends well leaves
     the search's own status as it was."""
     uri = settings.tracking_uri or default_uri(ledger.folder.parent)
+    asked = confirmation.confirmation(ledger) if confirming else None
+    again = f"resume {ledger.name}" if asked is None else f"confirm {ledger.name} {asked.flags}"
     tracker = Tracker(ledger, uri, system_metrics=settings.system_metrics, said=progress.note)
 
     def started(resources: Resources) -> None:
@@ -335,8 +337,7 @@ def _search(ledger: Ledger, settings: Settings, progress: Progress, *, confirmin
         if tracker.started:
             tracker.finish(before if confirming else "interrupted", patience=5.0)
         progress.ended()
-        verb = "confirm" if confirming else "resume"
-        resume = f"tunesearch {verb} {ledger.name} --storage {ledger.folder.parent}"
+        resume = f"tunesearch {again} --storage {ledger.folder.parent}"
         progress.note(f"error: {reason}; everything is saved: {resume}")
 
     ledger.listen(progress.note)

@@ -117,10 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+_PROBLEMS = 40
+"""How many are told one by one: a wrong folder makes one of every file."""
+
+
 def _tell(error: TunesearchError) -> None:
     if isinstance(error, InputError) and len(error.problems) > 1:
         click.echo(f"error: {len(error.problems)} problems", err=True)
-        for problem in error.problems:
+        for problem in error.problems[:_PROBLEMS]:
             click.echo(f"  {problem}", err=True)
+        if len(error.problems) > _PROBLEMS:
+            click.echo(f"  and {len(error.problems) - _PROBLEMS} more", err=True)
     else:
         click.echo(f"error: {error}", err=True)

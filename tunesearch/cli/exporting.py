@@ -19,7 +19,9 @@ from tunesearch.cli import options
     required=True,
     help="Folder to make, or FILE.yaml for the bare configuration.",
 )
-@click.option("--trial", type=click.IntRange(min=0), help="Its number [the confirmed winner, else the best].")
+@click.option(
+    "--trial", type=click.IntRange(min=0), help="Its number [the best; once confirmed, the leader's best repeat]."
+)
 @click.option(
     "--register", metavar="MODEL", help="Make the folder the next version of MODEL in MLflow's registry, too."
 )

@@ -43,7 +43,7 @@ _scale = click.option("--scale", type=float, help="With --tiles: resize pictures
 def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -> None:
     """Write a mask for IMAGES, a picture or a folder of them, by one MODEL or the mean of several.
 
-    A MODEL is a model folder or the name of a search, whose best trial it is.
+    A MODEL is a model folder or the name of a search: its best trial or, once confirmed, the leader's best repeat.
 
     \b
     tunesearch predict voc ~/pictures -o masks
@@ -77,7 +77,7 @@ def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -
 def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Measure one MODEL, or several that predict together, on labelled pictures at their own size.
 
-    A MODEL is a model folder or the name of a search, whose best trial it is.
+    A MODEL is a model folder or the name of a search: its best trial or, once confirmed, the leader's best repeat.
 
     \b
     tunesearch evaluate voc --split test -o voc_test
@@ -121,7 +121,7 @@ def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
         )
     entropy = content["cross_entropy"]
     for name, weight in zip(content["models"], content["weights"], strict=True):
-        click.echo(f"{name}: weight {weight:.3f}")
+        click.echo(f"{name}: weight {weight:.3f} of its log-probabilities")
     click.echo(
         f"{output}: cross-entropy {entropy['fitted']:.4f} on {content['images']} validation images, "
         f"{entropy['equal_weights']:.4f} with equal weights"

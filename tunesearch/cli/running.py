@@ -137,7 +137,8 @@ def _watch(search: Any, storage: Path | None, *, as_json: bool, verb: str = "res
         click.echo(json.dumps(result.as_dict(), indent=1))
     else:
         print_result(result, storage)
-    saved = f"tunesearch {verb} {result.name}{f' --storage {storage}' if storage else ''}"
+    flags = f" {result.confirmation.flags}" if verb == "confirm" and result.confirmation is not None else ""
+    saved = f"tunesearch {verb} {result.name}{flags}{f' --storage {storage}' if storage else ''}"
     if ended is not None:
         if result.status == "interrupted":
             click.echo(f"everything is saved; once that is mended: {saved}", err=True)

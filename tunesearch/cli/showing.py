@@ -180,7 +180,7 @@ def print_result(result: SearchResult, storage: Path | None) -> None:
         steps = [f"confirm {result.name}{where}"]
     else:
         _print_confirmation(console, result.confirmation)
-        steps = [] if result.confirmation.done else [f"confirm {result.name}{where}"]
+        steps = [] if result.confirmation.done else [f"confirm {result.name} {result.confirmation.flags}{where}"]
     steps += [f"report {result.name}{where}", f"export {result.name} -o {result.name}_model{where}", f"ui{where}"]
     console.print(Text("next: " + "; ".join(f"tunesearch {step}" for step in steps)))
 
@@ -210,6 +210,9 @@ def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
     for one in confirmed.candidates:  # by number and not in the table, which stays narrow enough to compare
         console.print(Text(f"trial {one.trial}: {_settings(one.parameters)}"))
     console.print(Text(confirmed.verdict))
+    if confirmed.network is not None:
+        what = f"trial {confirmed.network}, the repeat of trial {confirmed.leader} with the best {confirmed.objective}"
+        console.print(Text(f"report, export, evaluate and predict use the network of {what}"))
     if confirmed.test is not None:
         test = confirmed.test
         spread = [f"{name} {test[name]['mean']:.4f} ± {test[name]['deviation']:.4f}" for name in TEST_MEASURES]

@@ -152,7 +152,7 @@ def write_bundle(
     Args:
         output: the folder; must not exist.
         formats: the programs to write, of :data:`FORMATS`; what cannot be written is told, and left out.
-        said: told what is left out and why.
+        said: told that it is written, and what is left out and why.
 
     Returns:
         bundle.json.
@@ -168,6 +168,7 @@ def write_bundle(
     temporary.mkdir(mode=0o700)
     try:
         network = _write_training(training, temporary)
+        said(f"writing {output}{' and its programs' if formats else ''}")  # which takes up to a minute
         content = _describe(training, network)
         content["programs"] = write_programs(network, temporary, _seen(training), formats=formats, said=said)
         (temporary / "README.md").write_text(card(content, training.curve), encoding="utf-8")
@@ -208,6 +209,7 @@ def _write_training(training: Training, folder: Path) -> SegmentationModel:
     training.split.model_copy(update={"root": Path()}).save(folder / "split.json")
     metrics = {"outcome": document.get("outcome", "completed"), "epochs": [epoch.as_dict() for epoch in training.curve]}
     _write_json(folder / "metrics.json", metrics)
+    read_weights(training.weights)  # what is damaged is named by its own place
     shutil.copyfile(training.weights, folder / "weights.safetensors")
     for path in training.code:
         sources = path.rglob("*.py") if path.is_dir() else [path]
@@ -261,7 +263,10 @@ def _describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
             "std": [round(value / 255, 6) for value in network.std.flatten().tolist()],
             "tiles": None if window is None else {"window": window.model_dump(), "overlap": config.tile_overlap},
         },
-        "network": {key: effective.get(key) for key in ("network", "encoder", "parameters", "trained_parameters")},
+        "network": {
+            **{key: effective.get(key) for key in ("network", "encoder", "parameters", "trained_parameters")},
+            "pretrained": config.encoder if config.governing().get("encoder_weights") == "imagenet" else None,
+        },
         "seed": config.seed,
         **{key: effective.get(key) for key in ("threads", "precision", "device")},
         "code": {"tunesearch": tunesearch.__version__, "sha256": source_hash()},

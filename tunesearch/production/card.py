@@ -55,6 +55,8 @@ def _score(content: dict[str, Any], curve: Sequence[EpochMetrics]) -> str:
     confirmation = content["confirmation"]
     if confirmation:
         lines += ["", f"Its configuration was **repeated over several seeds**: {_verdict(confirmation)}."]
+        if content["origin"].get("trial") == confirmation.get("network"):
+            lines[-1] += " This is the network of the seed with the best score; the mean is what to expect of another."
         if test := confirmation.get("test"):
             measures = [f"{name} {_spread(test[name])}" for name in ("miou", "miou_no_background", "pixel_accuracy")]
             lines += [
@@ -99,8 +101,19 @@ tunesearch predict DIR IMAGES -o MASKS               # masks at each picture's o
 tunesearch evaluate DIR --data DATA --split val      # IoU per class on a part of the data set at DATA
 tunesearch train DIR --data DATA                     # the same training again
 ```
-
+{_from_imagenet(content)}
 {_programs(content)}"""
+
+
+def _from_imagenet(content: dict[str, Any]) -> str:
+    """What training again needs beside this folder."""
+    encoder = content["network"]["pretrained"]
+    if encoder is None:
+        return ""
+    return (
+        f"\nTraining begins with the ImageNet weights of {encoder}, which are downloaded, or read from a file "
+        f"`{encoder}.pth` by `--encoder-weights FOLDER`.\n"
+    )
 
 
 def _programs(content: dict[str, Any]) -> str:

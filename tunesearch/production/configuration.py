@@ -14,6 +14,21 @@ from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.files import write_atomic
 
 
+def require_replaceable(path: Path) -> None:
+    """Refuse to write a document over anything but an earlier one.
+
+    Raises:
+        InputError: something else is there, such as a search space.
+    """
+    if not path.exists():
+        return
+    try:
+        read_configuration(path)
+    except InputError as error:
+        rule = "exists and is no exported configuration, so it is not replaced"
+        raise InputError(Problem(str(path), rule, hint="-o gives another file")) from error
+
+
 def write_configuration(document: dict[str, Any], path: Path) -> None:
     """Write a document as YAML, completely or not at all."""
     yaml = YAML()

@@ -285,6 +285,12 @@ def holds_test_images(model: Model, pairs: Sequence[Pair]) -> bool:
     return bool(aside) and any(digest in aside for digest in _digests(pairs))
 
 
+def holds_own_images(model: Model, pairs: Sequence[Pair]) -> bool:
+    """Whether one of the images, by its content, belongs to any part of the model's own split."""
+    own = {item.image_sha256 for part in PARTS for item in model.split.items(part)}
+    return any(digest in own for digest in _digests(pairs))
+
+
 def trained_on(models: Sequence[Model], pairs: Sequence[Pair]) -> int:
     """How many of the images, by their content, one of the models was trained on."""
     known = {item.image_sha256 for model in models for item in model.split.train}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.production.bundle import FORMATS, Training, own_code, require_new, write_bundle
-from tunesearch.production.configuration import write_configuration
+from tunesearch.production.configuration import require_replaceable, write_configuration
 from tunesearch.search.confirmation import confirmation
 from tunesearch.search.ledger import Ledger, TrialRecord, versions
 
@@ -26,6 +26,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
     record = chosen(ledger, trial)
     objective = ledger.experiment.objective.metric
     best = record.best_epoch(objective).metrics if record.epochs else None
+    built = ledger.effective(record.number) or {}
     return {
         "tunesearch": versions()["tunesearch"],
         "search": ledger.name,
@@ -41,6 +42,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
             "epoch": best.epoch if best else None,
             "epochs": max(record.epochs, default=0),
         },
+        "trained_with": {name: built[name] for name in ("threads", "precision", "device") if name in built},
         "config": record.config.model_dump(mode="json"),
         "data": {**ledger.experiment.data.model_dump(mode="json"), "digest": ledger.split.digest},
         "versions": ledger.attribute("versions", {}),
@@ -48,13 +50,16 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
 
 
 def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
-    """The trial of a number; None: the best one, once it was confirmed the leader's best repeat.
+    """The trial of a number; None: the best one, and once that was confirmed the leader's repeat with the best value.
 
     Raises:
         InputError: there is no such trial, or none with a score.
     """
     if trial is None:
-        record = _confirmed(ledger) or ledger.best()
+        confirmed = confirmation(ledger)
+        if confirmed is not None and confirmed.network is not None:
+            return ledger.trials[confirmed.network]
+        record = ledger.best()
         if record is None:
             raise InputError(Problem(f"search {ledger.name}", "has no trial with a score yet"))
         return record
@@ -63,15 +68,6 @@ def chosen(ledger: Ledger, trial: int | None) -> TrialRecord:
         known = f"trials 0 to {numbers[-1]}" if numbers else "no trials yet"
         raise InputError(Problem("--trial", f"must be a trial of {ledger.name} ({known})", value=str(trial)))
     return ledger.trials[trial]
-
-
-def _confirmed(ledger: Ledger) -> TrialRecord | None:
-    confirmed = confirmation(ledger)
-    if confirmed is None or not confirmed.done or confirmed.leader is None:
-        return None
-    leader = confirmed.candidate(confirmed.leader)
-    repeats = zip(leader.values, leader.trials, strict=True)
-    return ledger.trials[max(repeats, key=lambda one: (ledger.larger_is_better(one[0]), -one[1]))[1]]
 
 
 def export(
@@ -92,6 +88,7 @@ def export(
     """
     if is_configuration(output):
         document = configuration(ledger, trial)
+        require_replaceable(output)
         write_configuration(document, output)
         return document
     require_new(output)  # said before anything of the trial is

@@ -41,26 +41,48 @@ def looked_at_test(model: Model, *, by: str, result: dict[str, Any]) -> list[str
     return earlier
 
 
+def inherit_looks(source: Path, heir: Path) -> None:
+    """Keep the looks at a model folder's test part with the one that was trained from it, on the same images.
+
+    Raises:
+        InputError: the record cannot be read or written.
+    """
+    of_the_search, own = _known(source)
+    if of_the_search or own:
+        _write(heir / FILE, [*of_the_search, *own])
+
+
 def warning(earlier: list[str]) -> str:
     """What is to be told about earlier looks."""
     return f"the test part was looked at before ({'; '.join(earlier)}): a choice made by it is no longer independent"
 
 
 def _in_folder(folder: Path, look: dict[str, Any]) -> list[str]:
+    of_the_search, own = _known(folder)
+    _write(folder / FILE, [*own, look])
+    return [_told(one) for one in (*of_the_search, *own)]
+
+
+def _known(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The looks of the search that a model folder comes from, as its bundle.json tells, and those of its own file."""
     file = folder / FILE
     try:
-        known = json.loads(file.read_text("utf-8")) if file.is_file() else []
         confirmation = json.loads((folder / "bundle.json").read_text("utf-8")).get("confirmation") or {}
-        before = [confirmation["test"]] if confirmation.get("test") else []  # by the search that it comes from
-        earlier = [_told(one) for one in (*before, *known)]
+        of_the_search = [confirmation["test"]] if confirmation.get("test") else []
+        own = list(json.loads(file.read_text("utf-8"))) if file.is_file() else []
+        for look in (*of_the_search, *own):
+            _told(look)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(Problem(str(file), "must be the record of who looked at the test part")) from error
+    return of_the_search, own
+
+
+def _write(file: Path, looks: list[dict[str, Any]]) -> None:
     try:
-        write_text(file, json.dumps([*known, look], indent=1) + "\n")
+        write_text(file, json.dumps(looks, indent=1) + "\n")
     except OSError as error:
         rule = f"a look at the test part is recorded here, and that cannot be written: {error.strerror}"
         raise InputError(Problem(str(file), rule)) from error
-    return earlier
 
 
 def _told(look: dict[str, Any]) -> str:

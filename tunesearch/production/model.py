@@ -68,7 +68,8 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
             raise InputError(Problem("--trial", "is for searches, and this is a model folder", value=str(source)))
         return _from_bundle(read_bundle(folder))
     if not NAME.fullmatch(str(source)) or (folder.is_dir() and not (storage / str(source)).is_dir()):
-        what = "no such folder" if not folder.is_dir() else "a folder without bundle.json"
+        what = "a file" if folder.exists() else "no such folder"
+        what = "a folder without bundle.json" if folder.is_dir() else what
         is_search = (folder / "experiment.yaml").is_file()
         hint = (
             f"a search is given by its name: {folder.name}" if is_search else "tunesearch export NAME -o DIR makes one"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tunesearch.errors import DataError, InputError, PicturesSkipped, Problem
+from tunesearch.errors import DataError, InputError, PicturesSkipped, Problem, nearest
 from tunesearch.production.labeller import Labeller, Prepared, ahead
 from tunesearch.segmentation.data.images import Pixels, read_image
 from tunesearch.segmentation.data.layouts import IMAGE_SUFFIXES
@@ -120,8 +120,12 @@ def find_pictures(images: Path, output: Path | None = None) -> list[Path]:
     if images.is_file():
         return [images]
     if not images.is_dir():
-        raise InputError(Problem(str(images), "must be an existing picture or folder of pictures"))
-    own = output.resolve() if output is not None and output.resolve() != images.resolve() else None
+        hint = nearest(images.name, [path.name for path in images.parent.iterdir()]) if images.parent.is_dir() else ""
+        raise InputError(Problem(str(images), "must be an existing picture or folder of pictures", hint=hint))
+    if output is not None and output.resolve() == images.resolve():
+        rule = "masks must not be written among the pictures, where they would count as some"
+        raise InputError(Problem("-o", rule, value=str(output), hint="give another folder, which may lie in it"))
+    own = output.resolve() if output is not None else None
     found = []
     for folder, inner, names in os.walk(images):
         inner[:] = [name for name in inner if not name.startswith(".") and Path(folder, name).resolve() != own]

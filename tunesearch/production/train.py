@@ -24,6 +24,7 @@ from tunesearch.experiment import Objective
 from tunesearch.production.bundle import FORMATS, Bundle, Training, is_bundle, own_code, read_bundle, write_bundle
 from tunesearch.production.configuration import read_configuration
 from tunesearch.production.job import Job, On, take_part
+from tunesearch.production.looks import inherit_looks
 from tunesearch.search.interruption import Interruption
 from tunesearch.search.ledger import versions
 from tunesearch.segmentation.config import VAL_METRICS, DataConfig, TrainConfig
@@ -264,11 +265,20 @@ def _split(source: Source, data: DataConfig, *, data_as_is: bool, said: Said) ->
 
 
 def _recorded_threads(source: Source) -> int | None:
-    """The number of threads of a model that was trained on a CPU, where this will be, too."""
-    if source.bundle is None or pick_device().type != "cpu" or source.bundle.content.get("device") != "cpu":
+    """The number of threads of what was trained on a CPU, where this will be, too."""
+    recorded = _recorded(source)
+    if pick_device().type != "cpu" or recorded.get("device") != "cpu":
         return None
-    threads = source.bundle.content.get("threads")
+    threads = recorded.get("threads")
     return threads if isinstance(threads, int) and threads > 0 else None
+
+
+def _recorded(source: Source) -> dict[str, Any]:
+    """What of the recorded training's effective configuration is known; empty: nothing."""
+    if source.bundle is not None:
+        return dict(json.loads((source.bundle.folder / "effective.json").read_text("utf-8")))
+    known = source.document.get("trained_with")
+    return known if isinstance(known, dict) else {}
 
 
 @contextmanager
@@ -352,7 +362,7 @@ def _train_one(
     said, work = outside.said, _work(output.absolute())
     job = replace(job, folder=work)
     what = {"config": job.config.model_dump(mode="json"), "data_digest": job.split.digest, "on": job.on}
-    state = _State(work)
+    state, fresh = _State(work), not work.exists()
     state.begin(what)
     seen: dict[str, Any] = {}
     run: TrainingRun | None = None
@@ -381,19 +391,26 @@ def _train_one(
         else:
             seen.update(value)
 
-    if outside.workers > 1 or outside.address is not None:
-        from tunesearch.production.data_parallel import train_together
+    try:
+        if outside.workers > 1 or outside.address is not None:
+            from tunesearch.production.data_parallel import train_together
 
-        train_together(
-            job, outside.workers, tell, address=outside.address or "local", interruption=interruption, said=said
-        )
-    else:
-        take_part(job, Team(), tell)
+            train_together(
+                job, outside.workers, tell, address=outside.address or "local", interruption=interruption, said=said
+            )
+        else:
+            take_part(job, Team(), tell)
+    except InputError:
+        if fresh and not state.curve:  # it was refused before anything was trained
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     outcome = str(seen["outcome"])
     weights = None
     if outcome == "completed":
         if not is_bundle(output):
             _write(job, source, output, name, state.epochs, seen, outside)
+            if source.bundle is not None and source.bundle.split.test == job.split.test:
+                inherit_looks(source.bundle.folder, output)
         weights = output / "weights.safetensors"
         reproduced = _reproduced(job, source, seen["effective"], state.epochs, said)
     else:
@@ -494,9 +511,9 @@ def _write(
 
 def _differences(source: Source, effective: dict[str, Any]) -> list[str]:
     """Why the last digits of the curve may not be the recorded ones."""
-    if source.bundle is None:
+    recorded = _recorded(source)
+    if not recorded:
         return []
-    recorded = json.loads((source.bundle.folder / "effective.json").read_text("utf-8"))
     now = {key: effective.get(key) for key in _MACHINE}
     then = {key: recorded.get(key, 1 if key == "processes" else None) for key in _MACHINE}
     if now["device"] != "cpu" and then["device"] != "cpu":
@@ -510,8 +527,11 @@ def _reproduced(
 ) -> bool | None:
     """Whether the curve is the recorded one, as far as that goes; None where something else was trained."""
     bundle = source.bundle
-    if bundle is None or bundle.config != job.config or bundle.split.digest != job.split.digest or job.on != "train":
+    digest = source.document["data"].get("digest") if bundle is None else bundle.split.digest
+    if source.config != job.config or digest != job.split.digest or job.on != "train":
         return None
+    if bundle is None:
+        return _same_score(source, curve, said)
     recorded = _curve_of(bundle)
     if len(curve) != len(recorded):
         said(f"the curve differs from the recorded one: {len(curve)} epochs, recorded {len(recorded)}")
@@ -526,6 +546,19 @@ def _reproduced(
                 return False
     said("the curve is the recorded one, to the last digit")
     return True
+
+
+def _same_score(source: Source, curve: Sequence[EpochMetrics], said: Said) -> bool | None:
+    """The same by the best value alone, which is all that a bare configuration records."""
+    recorded = (source.document.get("score") or {}).get("value")
+    if recorded is None or len(curve) != source.document["score"].get("epochs"):  # that trial was stopped on the way
+        return None
+    best = max(curve, key=lambda epoch: _signed(epoch, source.objective))
+    value, name = float(getattr(best, source.objective.metric)), source.objective.metric
+    same = bool(value == recorded)
+    end = "is the recorded one, to the last digit" if same else f"differs from the recorded one, {recorded}"
+    said(f"{name} {value} {end}")
+    return same
 
 
 # ------------------------------------------------------------------------------------------------------- several seeds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from importlib import resources
@@ -17,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from tunesearch import __version__
-from tunesearch.errors import TunesearchError
+from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
 from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_trial
@@ -58,8 +59,15 @@ def write_report(ledger: Ledger, output: Path, *, status: str, said: Said = lamb
         InputError: ``output`` is no file that can be written.
     """
     view = _View(ledger, status, said)
-    page = view.render()
-    write_text(output, page)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):  # before minutes are spent on it
+            pass
+        page = view.render()
+        write_text(output, page)
+    except OSError as error:
+        rule = f"must be a file that can be written: {error.strerror}"
+        raise InputError(Problem("-o", rule, value=str(output))) from error
     return {"output": str(output), "bytes": len(page.encode()), "missing": view.missing}
 
 
@@ -79,6 +87,8 @@ class _View:
     """One report in the making.
 
     Attributes:
+        winner: the trial that leads, or the best one; None: none has a score.
+        network: the one whose network is shown: its best repeat, where it has been confirmed.
         missing: what could not be shown, and why.
     """
 
@@ -89,6 +99,8 @@ class _View:
         self.confirmed: Confirmation | None = confirmation(ledger)
         leader = self.confirmed.leader if self.confirmed else None
         self.winner: TrialRecord | None = ledger.best() if leader is None else ledger.trials[leader]
+        network = self.confirmed.network if self.confirmed else None
+        self.network = self.winner if network is None else ledger.trials[network]
         self.missing: list[str] = []
         self.classes: tuple[ClassSpec, ...] = ()
         settings = ledger.attribute("settings", {})
@@ -339,14 +351,22 @@ class _View:
         return items + _figure(figures.slices(study, self.metric))
 
     def _winner(self) -> list[Item]:
-        winner = self.winner
+        winner = self.network
         if winner is None or not winner.epochs:
             return [_text("No trial has a score yet.")]
         best = winner.best_epoch(self.metric).metrics
         data = self.ledger.experiment.data
         where = {"original": "the masks' original size", "network": "the size that the network sees"}
         source = f"At its best epoch ({best.epoch}), at {where[self.ledger.experiment.objective.resolution]}."
-        items = _figure(figures.winner_curve(winner.epochs, self.metric))
+        items = []
+        if winner.confirms is not None:
+            items.append(
+                _text(
+                    f"Shown is trial {winner.number}, the repeat of trial {winner.confirms} with the best "
+                    f"{self.metric} of its seeds: the network that export hands over."
+                )
+            )
+        items += _figure(figures.winner_curve(winner.epochs, self.metric))
         if best.folds:
             source += f" The mean over {len(best.folds)} folds."
         names = [spec.name for spec in self.classes] or [f"class {index}" for index in range(len(best.val_iou))]

@@ -93,6 +93,7 @@ class Confirmation:
         differences: of every other complete candidate from the leader.
         leader: the trial with the best mean of those that are complete; None: there is none yet.
         winner: the leader, where it differs from every other candidate; None: no difference shown.
+        network: the number of the leader's repeat with the best value, whose network is handed over; None: not done.
         verdict: the same in words.
         done: whether no repeat is left to be trained.
         test: the evaluation of the leader on the test part, as it was recorded; None: there was none.
@@ -104,6 +105,7 @@ class Confirmation:
     differences: tuple[Difference, ...]
     leader: int | None
     winner: int | None
+    network: int | None
     verdict: str
     done: bool
     test: dict[str, Any] | None
@@ -112,6 +114,12 @@ class Confirmation:
     def candidate(self, trial: int) -> Candidate:
         """The candidate of a trial."""
         return next(one for one in self.candidates if one.trial == trial)
+
+    @property
+    def flags(self) -> str:
+        """What ``tunesearch confirm`` is to be given to go on with it."""
+        seeds = max(len(one.values) + len(one.failures) + one.waiting for one in self.candidates)
+        return f"--top {len(self.candidates)} --seeds {seeds}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -137,6 +145,10 @@ def confirmation(ledger: Ledger) -> Confirmation | None:
     if leader is not None:
         sign = ledger.larger_is_better(1.0)
         differences = tuple(_difference(leader, other, sign=sign) for other in complete[1:])
+    network = None
+    if done and leader is not None:
+        repeats = zip(leader.values, leader.trials, strict=True)
+        network = max(repeats, key=lambda one: (ledger.larger_is_better(one[0]), -one[1]))[1]
     won = done and len(complete) == len(candidates) > 1 and all(one.shown for one in differences)
     return Confirmation(
         objective=ledger.experiment.objective.metric,
@@ -144,6 +156,7 @@ def confirmation(ledger: Ledger) -> Confirmation | None:
         differences=differences,
         leader=None if leader is None else leader.trial,
         winner=leader.trial if leader is not None and won else None,
+        network=network,
         verdict=_verdict(candidates, leader, differences, done=done, won=won),
         done=done,
         test=_test_of(ledger, leader),

@@ -323,6 +323,8 @@ class Ledger:
             LedgerBusy: ``drive`` and another process drives it.
         """
         check_name(name)
+        if not Database.exists(storage / name) and (storage / name / "experiment.yaml").is_file():
+            raise LedgerError(Problem(f"search {name}", f"its ledger is no longer in {storage / name}"))
         if not Database.exists(storage / name):
             raise SearchNameError(
                 Problem(f"search {name}", f"does not exist in {storage}", hint=nearest(name, searches(storage)))

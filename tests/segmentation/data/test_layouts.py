@@ -112,6 +112,23 @@ def test_mask_suffix_in_one_shared_folder(tmp_path: Path, save: Save) -> None:
     assert sorted((pair.id, pair.mask.name) for pair in pairs) == [("a", "a_mask.png"), ("b", "b_mask.png")]
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "hint"),
+    [
+        ("a", "a_label", "data.mask_suffix=_label may be missing"),
+        ("a_rgb", "a_label", "partners have the same name"),
+    ],
+)
+def test_names_that_never_match_are_one_problem(tmp_path: Path, save: Save, image: str, mask: str, hint: str) -> None:
+    for name in "xyz":
+        save(tmp_path / "images" / f"{name}{image}.png", np.zeros((2, 2, 3), np.uint8))
+        save(tmp_path / "masks" / f"{name}{mask}.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(DataError) as caught:
+        find_pairs(DataConfig(layout="folders", root=tmp_path, classes=2))
+    [problem] = caught.value.problems
+    assert f"but got x{image} there and x{mask} here ({hint})" in str(problem)
+
+
 def test_folders_lists_take_ids_or_stems(folders: Path) -> None:
     (folders / "tr.txt").write_text("0\n1\n")
     (folders / "va.txt").write_text("2\n")

@@ -417,6 +417,8 @@ def _pair_folders(root: Path, data: DataConfig) -> tuple[dict[str, tuple[Side, S
                 for stem, files in masks.items()
                 if stem.endswith(data.mask_suffix)
             }
+        if images and masks and not images.keys() & masks.keys() and not data.mask_suffix:
+            raise DataError(_no_pairs(sorted(images), sorted(masks), folder, mask_folder))
         for stem, files in images.items():
             mask_side = (mask_folder / f"{stem}{data.mask_suffix}", masks.get(stem, []))
             everything["/".join((*parts, stem))] = ((folder / stem, files), mask_side)
@@ -428,6 +430,14 @@ def _pair_folders(root: Path, data: DataConfig) -> tuple[dict[str, tuple[Side, S
     if not everything:
         raise DataError(Problem(str(root / data.images), f"no image ({', '.join(IMAGE_SUFFIXES)}) in this folder"))
     return everything, sorted(orphans, key=str)
+
+
+def _no_pairs(images: Sequence[str], masks: Sequence[str], folder: Path, mask_folder: Path) -> Problem:
+    """One problem instead of one for every file, with the suffix that would mend it where there is one."""
+    rule = f"no mask in it has the name of an image in {folder}"
+    suffixes = {mask.removeprefix(image) for mask in masks for image in images[:1] if mask.startswith(image)}
+    hint = f"data.mask_suffix={min(suffixes)} may be missing" if suffixes else "partners have the same name"
+    return Problem(str(mask_folder), rule, value=f"{images[0]} there and {masks[0]} here", hint=hint)
 
 
 def _partner_problems(why: str, image: Side, mask: Side, *, hints: bool) -> list[Problem]:

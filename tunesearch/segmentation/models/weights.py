@@ -108,8 +108,8 @@ def _not_downloaded(encoders: list[str], reason: str) -> Problem:
     return Problem(
         where=f"encoder {', '.join(encoders)}",
         rule=f"ImageNet weights could not be downloaded ({reason.split('. ')[0][:160]})",
-        hint=f"give --encoder-weights FOLDER with {' and '.join(f'{encoder}.pth' for encoder in encoders)}, or "
-        "--set 'parameters.encoder_weights.choice=[none]'",
+        hint=f"give --encoder-weights FOLDER with {' and '.join(f'{encoder}.pth' for encoder in encoders)}, or let "
+        "encoder_weights be none",
     )
 
 
