@@ -95,7 +95,8 @@ class FakeTrial(tune.Trainable):
         iou = tuple(values.pop(name) for name in sorted(values) if name.startswith("val_iou_class_"))
         metrics = {**values, "epoch": self.epoch, "val_iou": iou, "finished_at": time.time()}
         outcome = "completed" if self.epoch == epochs_of(number) else None
-        return {"report": json.dumps({"number": number, "metrics": metrics, "outcome": outcome, "message": ""})}
+        report = {"number": number, "metrics": metrics, "outcome": outcome, "message": "", "halt": ""}
+        return {"report": json.dumps(report)}
 
 
 class PlainSpace:
