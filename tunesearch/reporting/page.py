@@ -58,16 +58,16 @@ def write_report(ledger: Ledger, output: Path, *, status: str, said: Said = lamb
     Raises:
         InputError: ``output`` is no file that can be written.
     """
-    view = _View(ledger, status, said)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output.parent):  # before minutes are spent on it
             pass
-        page = view.render()
-        write_text(output, page)
     except OSError as error:
         rule = f"must be a file that can be written: {error.strerror}"
         raise InputError(Problem("-o", rule, value=str(output))) from error
+    view = _View(ledger, status, said)
+    page = view.render()
+    write_text(output, page)
     return {"output": str(output), "bytes": len(page.encode()), "missing": view.missing}
 
 
