@@ -306,7 +306,7 @@ def test_masks_of_the_best_trial(tiny_space: Path, tmp_path: Path) -> None:
     assert np.asarray(Image.open(written[0])).max() < 5
     assert tunesearch.predict("a", pictures / "wide.jpg", tmp_path / "one", storage=storage)[0].name == "wide.png"
     before = (pictures / "grey.png").read_bytes()
-    with pytest.raises(tunesearch.InputError, match="must not be written over its picture"):
+    with pytest.raises(tunesearch.InputError, match="must not be written among the pictures"):
         tunesearch.predict("a", pictures, pictures, storage=storage)
     assert (pictures / "grey.png").read_bytes() == before
     stopped = [record.number for record in result.trials if record.outcome == "stopped"]

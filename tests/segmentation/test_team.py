@@ -56,7 +56,10 @@ def member(rank, size, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     for name, cases in json.loads(Path(folder, "cases.json").read_text()).items():
         Path(folder, name).mkdir(exist_ok=True)
-        results = [train(*case, folder=Path(folder, name), team=Team(rank, size)) for case in cases]
+        results = []
+        for case in cases:
+            results.append(train(*case, folder=Path(folder, name), team=Team(rank, size)))
+            dist.barrier()  # a session begins when the one before has ended: its last checkpoint is written by then
         Path(folder, f"{name}-{rank}.json").write_text(json.dumps(results))
 
 if __name__ == "__main__":
