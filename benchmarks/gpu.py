@@ -53,6 +53,7 @@ def stand_in_for_missing_libraries() -> bool:
 HAS_LIBRARY = stand_in_for_missing_libraries()
 
 # Behind the stand-in, which must be in place before these import the libraries (hence E402).
+# E402: they are found by the path above.
 from tunesearch.segmentation.config import ARCHITECTURES, ENCODER_ARCHITECTURES, Size, TrainConfig  # noqa: E402
 from tunesearch.segmentation.data.cache import DecodedPart  # noqa: E402
 from tunesearch.segmentation.models import build_model  # noqa: E402

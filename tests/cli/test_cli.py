@@ -14,6 +14,7 @@ import click
 import pytest
 
 from tunesearch.cli import cli, main
+from tunesearch.errors import InputError, PicturesSkipped, Problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,8 +176,25 @@ def test_a_file_that_cannot_be_written(
     assert "Traceback" not in err
 
 
+def test_many_problems_are_cut_but_skipped_pictures_are_not(
+    monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A wrong folder makes one problem of every file; skipped pictures are named nowhere else."""
+    problems = [Problem(f"file{number}", "must be there") for number in range(50)]
+    for error, told in ((InputError(problems), 40), (PicturesSkipped(problems, []), 50)):
+
+        def fail(error: InputError = error, **given: object) -> None:
+            raise error
+
+        monkeypatch.setattr("tunesearch.api.looking.list_searches", fail)
+        code, _, err = run_cli("list")
+        assert code == error.exit_code
+        assert err.splitlines()[0] == "error: 50 problems"
+        assert sum("must be there" in line for line in err.splitlines()) == told
+        assert ("and 10 more (--debug tells all)" in err) == (told == 40)
+
+
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
-    from tunesearch.errors import InputError
 
     with pytest.raises(InputError):
         main(["show", "nothing", "--debug"])

@@ -287,6 +287,27 @@ def test_outputs_that_are_something_else(tmp_path: Path, train: Train) -> None:
         train(best, "empty")
 
 
+def test_looks_at_the_test_part_are_inherited_whatever_is_killed(
+    tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind the model folder and before its record: the next start makes up for it."""
+    looks = [{"at": 0.0, "by": "evaluate"}]
+    train(_configuration(tmp_path / "c", **OWN), "model")
+    (tmp_path / "model" / "test_looks.json").write_text(json.dumps(looks))
+
+    def die(source: Path, heir: Path) -> None:
+        raise _PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesearch.production.train.inherit_looks", die)
+        with pytest.raises(_PowerCutError):
+            train(tmp_path / "model", "heir")
+    assert read_bundle(tmp_path / "heir")
+    assert not (tmp_path / "heir" / "test_looks.json").exists()
+    assert train(tmp_path / "model", "heir")["outcome"] == "completed"
+    assert json.loads((tmp_path / "heir" / "test_looks.json").read_text()) == looks
+
+
 def test_what_is_refused_leaves_nothing(tmp_path: Path, train: Train) -> None:
     """Known only when the network is built; what was begun before is kept all the same."""
     (tmp_path / "weights").mkdir()

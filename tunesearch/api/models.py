@@ -47,9 +47,10 @@ def export(
     storage: str | Path | None = None,
     said: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write a trial (None: the best) as a model folder; only its configuration where ``output`` ends in .yaml or .yml.
+    """Write a trial as a model folder; only its configuration where ``output`` ends in .yaml or .yml.
 
     Args:
+        trial: its number; None: the best one, and once that was confirmed the leader's repeat with the best value.
         register: name in MLflow's model registry, which the folder becomes the next version of; None: it does not.
         tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
         said: told what is left out of the folder and why, and the version.
@@ -155,7 +156,7 @@ def predict(
 
     Args:
         models: a model folder or the name of a search; several predict together.
-        trial: of the search; None: the best.
+        trial: of the search; None: as of :func:`export`.
         stack: what :func:`ensemble` wrote for these models; None: the mean of their probabilities.
         scale: see pictures in windows of the trained size, resized by this factor before; None: as in validation.
         flip: average over each picture and its mirror image.

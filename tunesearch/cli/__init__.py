@@ -24,7 +24,7 @@ from tunesearch.cli import (
     steering,
     training,
 )
-from tunesearch.errors import InputError, TunesearchError
+from tunesearch.errors import InputError, PicturesSkipped, TunesearchError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -124,9 +124,11 @@ _PROBLEMS = 40
 def _tell(error: TunesearchError) -> None:
     if isinstance(error, InputError) and len(error.problems) > 1:
         click.echo(f"error: {len(error.problems)} problems", err=True)
-        for problem in error.problems[:_PROBLEMS]:
+        # Pictures that were skipped are named nowhere else.
+        shown = error.problems if isinstance(error, PicturesSkipped) else error.problems[:_PROBLEMS]
+        for problem in shown:
             click.echo(f"  {problem}", err=True)
-        if len(error.problems) > _PROBLEMS:
-            click.echo(f"  and {len(error.problems) - _PROBLEMS} more", err=True)
+        if len(error.problems) > len(shown):
+            click.echo(f"  and {len(error.problems) - len(shown)} more (--debug tells all)", err=True)
     else:
         click.echo(f"error: {error}", err=True)

@@ -44,11 +44,13 @@ def looked_at_test(model: Model, *, by: str, result: dict[str, Any]) -> list[str
 def inherit_looks(source: Path, heir: Path) -> None:
     """Keep the looks at a model folder's test part with the one that was trained from it, on the same images.
 
+    An heir that has a record keeps it.
+
     Raises:
         InputError: the record cannot be read or written.
     """
     of_the_search, own = _known(source)
-    if of_the_search or own:
+    if (of_the_search or own) and not (heir / FILE).exists():
         _write(heir / FILE, [*of_the_search, *own])
 
 

@@ -54,7 +54,7 @@ def open_model(source: str | Path, *, storage: Path, trial: int | None = None) -
     Args:
         source: a model folder, or the name of a search.
         storage: folder of all searches.
-        trial: of the search; None: its best one. A model folder has no trials.
+        trial: of the search; None: see :func:`~tunesearch.production.export.chosen`. A model folder has no trials.
 
     Raises:
         InputError: neither a model folder nor a search; no such trial, no weights kept; own code that is not there.

@@ -409,8 +409,8 @@ def _train_one(
     if outcome == "completed":
         if not is_bundle(output):
             _write(job, source, output, name, state.epochs, seen, outside)
-            if source.bundle is not None and source.bundle.split.test == job.split.test:
-                inherit_looks(source.bundle.folder, output)
+        if source.bundle is not None and source.bundle.split.test == job.split.test:
+            inherit_looks(source.bundle.folder, output)  # also where it was killed between the two
         weights = output / "weights.safetensors"
         reproduced = _reproduced(job, source, seen["effective"], state.epochs, said)
     else:

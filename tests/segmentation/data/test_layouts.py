@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -115,18 +116,18 @@ def test_mask_suffix_in_one_shared_folder(tmp_path: Path, save: Save) -> None:
 @pytest.mark.parametrize(
     ("image", "mask", "hint"),
     [
-        ("a", "a_label", "data.mask_suffix=_label may be missing"),
-        ("a_rgb", "a_label", "partners have the same name"),
+        ("", "_label", "data.mask_suffix=_label may be missing"),
+        ("_rgb", "_label", "partners have the same name"),
     ],
 )
 def test_names_that_never_match_are_one_problem(tmp_path: Path, save: Save, image: str, mask: str, hint: str) -> None:
-    for name in "xyz":
+    for name in ("1", "10", "100"):
         save(tmp_path / "images" / f"{name}{image}.png", np.zeros((2, 2, 3), np.uint8))
         save(tmp_path / "masks" / f"{name}{mask}.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(DataError) as caught:
         find_pairs(DataConfig(layout="folders", root=tmp_path, classes=2))
     [problem] = caught.value.problems
-    assert f"but got x{image} there and x{mask} here ({hint})" in str(problem)
+    assert re.search(rf"but got 10*{image} there and 10*{mask} here \({re.escape(hint)}\)$", str(problem))
 
 
 def test_folders_lists_take_ids_or_stems(folders: Path) -> None:

@@ -436,7 +436,10 @@ def _no_pairs(images: Sequence[str], masks: Sequence[str], folder: Path, mask_fo
     """One problem instead of one for every file, with the suffix that would mend it where there is one."""
     rule = f"no mask in it has the name of an image in {folder}"
     suffixes = {mask.removeprefix(image) for mask in masks for image in images[:1] if mask.startswith(image)}
-    hint = f"data.mask_suffix={min(suffixes)} may be missing" if suffixes else "partners have the same name"
+    hint = "partners have the same name"
+    if suffixes:  # of 1 and 10_m both _m and 0_m would do: the one that makes most pairs
+        pairs = {suffix: len({image + suffix for image in images} & set(masks)) for suffix in suffixes}
+        hint = f"data.mask_suffix={max(pairs, key=lambda suffix: pairs[suffix])} may be missing"
     return Problem(str(mask_folder), rule, value=f"{images[0]} there and {masks[0]} here", hint=hint)
 
 
