@@ -134,8 +134,9 @@ def experiment_for(folder: Path, trials: int) -> Any:
 def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: bool, profile: bool) -> dict[str, Any]:
     """As `tunesearch.run` does it after the preflight: ledger, tracker, drive, finish."""
     from tunesearch.search import run, searcher, trial  # noqa: F401  # what drive() imports
-    from tunesearch.search.ledger import Ledger
-    from tunesearch.search.settings import Settings
+
+    from tunesearch.engine.options import Settings
+    from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import Split
     from tunesearch.tracking.store import default_uri
     from tunesearch.tracking.tracker import Tracker

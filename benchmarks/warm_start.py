@@ -34,12 +34,12 @@ import numpy as np
 from common import machine, say, table, target, versions, write_json
 
 from tunesearch.experiment import Experiment, load_experiment
-from tunesearch.search.asha import build_stopper
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.warm_start import WarmStart, gather
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy.asha import build_stopper
+from tunesearch.strategy.warm_start import WarmStart, gather
 
 EPOCHS = 9
 NOISE = 0.01

@@ -20,7 +20,7 @@ import tunesearch
 from tunesearch.cli import main
 from tunesearch.errors import DataError, DiskFull, InputError, WeightsError
 from tunesearch.experiment import load_experiment
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data import cache as cache_module

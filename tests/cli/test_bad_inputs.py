@@ -636,8 +636,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
     from safetensors.torch import save_file
 
     from tunesearch import export, load_experiment
-    from tunesearch.search.ledger import Ledger
-    from tunesearch.search.settings import Settings
+    from tunesearch.engine.options import Settings
+    from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.models import build_model
 
@@ -674,7 +674,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
 @pytest.fixture
 def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a row's command runs; its end is Ray's beginning."""
-    from tunesearch.search import run
+    from tunesearch.engine import run
 
     def begun(*values: object, **named: object) -> None:
         pytest.fail("this input passes for a good one: Ray would be started now")

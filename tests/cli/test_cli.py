@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_written(
 ) -> None:
     """The system's own words with the path, exit code 2, no traceback."""
     from tunesearch.experiment import load_experiment
-    from tunesearch.search.ledger import Ledger
+    from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import Split
 
     split = Split(root=tmp_path, train=(), val=())
@@ -292,7 +292,7 @@ def test_a_damaged_search_is_named(
 ) -> None:
     """One file after the other is damaged; nothing is a traceback, and ``list`` shows the others."""
     from tunesearch.experiment import load_experiment
-    from tunesearch.search.ledger import Ledger
+    from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import Split
 
     for name in ("good", "bad"):

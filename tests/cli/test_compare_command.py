@@ -10,7 +10,7 @@ import pytest
 
 from tunesearch.cli import main
 from tunesearch.experiment import load_experiment
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 
@@ -96,7 +96,7 @@ def test_json(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_cells_do_not_break_the_markdown(storage: Path) -> None:
     """Values that people write: a size, a list of transforms, a bar in a text."""
     from tunesearch.cli.comparing import _markdown, _value
-    from tunesearch.comparison import Comparison, Row, Spread
+    from tunesearch.reporting.comparison import Comparison, Row, Spread
 
     assert _value({"width": 256, "height": 192}) == "256x192"
     assert _value([{"HorizontalFlip": {"p": 0.5}}]) == "[{HorizontalFlip: {p: 0.5}}]"

@@ -15,8 +15,8 @@ import click
 import pytest
 
 from tunesearch.cli import cli, running, service
+from tunesearch.engine import jobs
 from tunesearch.experiment import load_experiment
-from tunesearch.search import jobs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
 

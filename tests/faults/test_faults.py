@@ -152,7 +152,7 @@ def test_the_injection_leaves_another_sitecustomize_in_place(tmp_path: Path) -> 
     (tmp_path / "sitecustomize.py").write_text("import os; os.environ['OTHER'] = 'ran'")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE / "inject"), str(tmp_path)])}
     script = (
-        "import os, sys, sitecustomize, tunesearch.search.asha as a;"
+        "import os, sys, sitecustomize, tunesearch.strategy.asha as a;"
         "print(os.environ['OTHER'], sitecustomize.__file__, hasattr(a.Asha.stops, '__wrapped__'))"
     )
     for variables, wrapped in (({}, False), ({"TUNESEARCH_FAULTS": str(tmp_path)}, True)):

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tunesearch.experiment import load_experiment
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.model import Model
-from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, freeze_split
 from tunesearch.segmentation.epoch import EpochMetrics

@@ -13,8 +13,8 @@ import pytest
 
 import tunesearch
 from tunesearch.errors import InputError
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.bundle import read_bundle
-from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.trainer import Trainer
 

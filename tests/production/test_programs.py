@@ -175,7 +175,7 @@ def test_the_cards_lines_make_a_mask_where_only_torch_is_installed(shapes_bundle
 
 def test_the_registered_models_resizing_is_opencvs() -> None:
     """Within 1 of 255 of cv2.resize, at shrinking, growing and mixed sizes."""
-    from tunesearch import pyfunc_model
+    from tunesearch.tracking import pyfunc_model
 
     rng = np.random.default_rng(0)
     for height, width in ((64, 48), (100, 77), (200, 31), (1, 90), (33, 500), (32, 32), (16, 16)):

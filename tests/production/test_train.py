@@ -122,8 +122,8 @@ def test_another_configuration_does_not_go_on_from_this_one(tiny_space: Path, tm
 @pytest.mark.usefixtures("own_ray")
 def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Path, train: Train, tracker: str) -> None:
     """Oracle: the curve that the search recorded; another seed, and a data set that changed, are told."""
+    from tunesearch.ledger.store import Ledger
     from tunesearch.production.export import export
-    from tunesearch.search.ledger import Ledger
 
     result = tunesearch.run(tiny_space, name="s", storage=tmp_path, trials=1, tracking=tracker)
     assert result.best is not None

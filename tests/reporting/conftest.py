@@ -14,10 +14,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from tunesearch.experiment import load_experiment
-from tunesearch.search.asha import build_stopper
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy.asha import build_stopper
 
 NOWHERE = Split(root=Path("/data/nowhere"), train=(), val=())
 STAGES: dict[str, tuple[str | None, list[float]]] = {

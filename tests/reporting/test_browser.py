@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.page import write_report
-from tunesearch.search.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Visit, find_browser, visit

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.facts import cost, duration, in_words, outcomes, savings
-from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import TrainConfig
 
 Told = Callable[..., Ledger]

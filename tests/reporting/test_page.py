@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 import tunesearch
 from tunesearch.cli import main
 from tunesearch.errors import InputError
+from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.page import write_report
-from tunesearch.search import confirmation
-from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.splits import freeze_split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import build_model
+from tunesearch.strategy import confirmation
 
 Told = Callable[..., Ledger]
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"

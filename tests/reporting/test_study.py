@@ -9,8 +9,8 @@ from collections.abc import Callable
 import optuna
 import pytest
 
+from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.study import build_study, importances
-from tunesearch.search.ledger import Ledger
 
 
 def _study(score: Callable[[optuna.Trial], float], trials: int, direction: str = "maximize") -> optuna.Study:

@@ -8,11 +8,11 @@ from typing import Any
 
 from tunesearch.api.places import all_opened, opened, storage_folder, tracking_uri
 from tunesearch.api.result import SearchResult, result_of, status_of
-from tunesearch.boards import Board, boards
-from tunesearch.comparison import Comparison
-from tunesearch.comparison import compare as compare_trials
 from tunesearch.errors import InputError, Problem
-from tunesearch.search.ledger import Ledger, searches
+from tunesearch.ledger.store import Ledger, searches
+from tunesearch.reporting.comparison import Comparison
+from tunesearch.reporting.comparison import compare as compare_trials
+from tunesearch.reporting.leaderboard import Board, boards
 from tunesearch.tracking.known import known
 from tunesearch.tracking.store import default_uri, without_password
 from tunesearch.tracking.view import log_report
@@ -115,7 +115,7 @@ def compare(
     stopped: bool = False,
     storage: str | Path | None = None,
 ) -> Comparison:
-    """Compare the completed trials of searches; see :func:`tunesearch.comparison.compare`.
+    """Compare the completed trials of searches; see :func:`tunesearch.reporting.comparison.compare`.
 
     Raises:
         InputError: no such search, field or trial; no trial to compare.

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesearch.api.places import require_no_password, storage_folder, tracking_uri
+from tunesearch.engine.preflight import check_address, find_own_code
 from tunesearch.errors import InputError, Problem
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.ensemble import fit_stack
 from tunesearch.production.evaluate import (
     Evaluation,
@@ -29,12 +31,10 @@ from tunesearch.production.model import Model, open_model
 from tunesearch.production.predict import predict as write_masks
 from tunesearch.production.stack import Stack
 from tunesearch.production.train import train as train_configuration
-from tunesearch.registry import check_model_name
-from tunesearch.registry import register as register_bundle
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.preflight import check_address, find_own_code
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.tracking.registry import check_model_name
+from tunesearch.tracking.registry import register as register_bundle
 
 
 def export(

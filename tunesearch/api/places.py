@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.tracking.store import default_uri, without_password
 
 

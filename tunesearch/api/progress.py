@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.resources import Resources
+from tunesearch.engine.resources import Resources
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.checks import DataReport
 
 

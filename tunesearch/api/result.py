@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesearch.search import confirmation
-from tunesearch.search.confirmation import Confirmation
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.warm_start import Source
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.layouts import resolve_classes
+from tunesearch.strategy import confirmation
+from tunesearch.strategy.confirmation import Confirmation
+from tunesearch.strategy.warm_start import Source
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,19 @@ from typing import Any
 from tunesearch.api.places import all_opened, code_folder, require_no_password, require_writable, storage_folder
 from tunesearch.api.progress import Progress, Silence
 from tunesearch.api.result import SearchResult, result_of, status_kept
+from tunesearch.engine.interruption import Interruption
+from tunesearch.engine.options import Settings
+from tunesearch.engine.preflight import check_surroundings, preflight
+from tunesearch.engine.resources import Resources
+from tunesearch.engine.run import drive, unfinished
 from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Problem
 from tunesearch.experiment import load_flagged
+from tunesearch.ledger.database import check_url
+from tunesearch.ledger.store import Ledger, require_free_name
 from tunesearch.production.confirm import evaluate_test
-from tunesearch.search import confirmation
-from tunesearch.search.database import check_url
-from tunesearch.search.interruption import Interruption
-from tunesearch.search.ledger import Ledger, require_free_name
-from tunesearch.search.preflight import check_surroundings, preflight
-from tunesearch.search.resources import Resources
-from tunesearch.search.run import drive, unfinished
-from tunesearch.search.settings import Settings
-from tunesearch.search.warm_start import gather, require_heeding
 from tunesearch.segmentation.data.layouts import find_pairs
+from tunesearch.strategy import confirmation
+from tunesearch.strategy.warm_start import gather, require_heeding
 from tunesearch.tracking.store import default_uri, without_password
 from tunesearch.tracking.tracker import Tracker
 
@@ -79,7 +79,7 @@ def run(
         keep_checkpoints: how many completed trials keep their weights, the best ones; None: all.
         stall_timeout: seconds without a sign of life after which a trial is started again; None: half an hour.
         warm_start: searches of the storage folder whose trials the sampler is told; see
-            :mod:`tunesearch.search.warm_start`.
+            :mod:`tunesearch.strategy.warm_start`.
         progress: told what happens.
 
     Raises:

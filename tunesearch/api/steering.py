@@ -9,7 +9,7 @@ from typing import Any
 from tunesearch.api.places import opened
 from tunesearch.errors import InputError
 from tunesearch.experiment.document import read_overrides
-from tunesearch.search import requests
+from tunesearch.ledger import steering as requests
 
 
 def extend(name: str, more: int, *, storage: str | Path | None = None) -> tuple[int, bool]:

@@ -11,7 +11,7 @@ import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
-    from tunesearch.comparison import Comparison, Row, Spread
+    from tunesearch.reporting.comparison import Comparison, Row, Spread
 
 TITLES = {
     "val_miou": "mIoU",

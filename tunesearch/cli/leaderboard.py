@@ -11,7 +11,7 @@ import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
-    from tunesearch.boards import Board, Entry
+    from tunesearch.reporting.leaderboard import Board, Entry
 
 
 @click.command()

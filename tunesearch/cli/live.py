@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.resources import Resources
+from tunesearch.engine.resources import Resources
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.checks import DataReport
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -19,8 +19,8 @@ from tunesearch.cli import options, running
 from tunesearch.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from tunesearch.engine.jobs import Job
     from tunesearch.experiment import Experiment
-    from tunesearch.search.jobs import Job
 
 _HERE = ("address", "local", "as_json", "name")
 """Options of ``run`` and ``resume`` that a job is not given as they are."""
@@ -38,7 +38,7 @@ def reach(address: str | None) -> str:
     Raises:
         InputError: there is none, or it is no such address.
     """
-    from tunesearch.search import jobs
+    from tunesearch.engine import jobs
 
     found = jobs.api_address(address)
     if risk := jobs.exposure(found):
@@ -84,8 +84,8 @@ def submit(
         raise click.UsageError("--code is for --resume; else a search space's own modules lie beside it")
     arguments = _arguments(running.resume if resume else running.run)
     experiment = None if resume else _checked(space, given)
-    from tunesearch.search import jobs
-    from tunesearch.search.names import check_name
+    from tunesearch.engine import jobs
+    from tunesearch.ledger.names import check_name
 
     if experiment is None:
         name = space
@@ -181,7 +181,7 @@ def _checked(space: str, given: dict[str, Any]) -> Experiment:
     names = ("trials", "epochs", "size", "sampler", "seed", "overrides", "smoke", "data")
     experiment = load_flagged(space, **{name: given[name] for name in names})
     if given["warm_start"]:
-        from tunesearch.search.warm_start import require_heeding
+        from tunesearch.strategy.warm_start import require_heeding
 
         require_heeding(experiment, [])
     if experiment.data.layout != "sample" and given["data"] is None:
@@ -231,7 +231,7 @@ def _sent_along(space: str, experiment: Experiment) -> Iterator[tuple[str, Path 
 @options.as_json
 def status(name: str | None, address: str | None, as_json: bool) -> None:
     """Show the searches that were sent to a cluster, or every session of the search NAME."""
-    from tunesearch.search import jobs
+    from tunesearch.engine import jobs
 
     found = jobs.states(reach(address), name)
     if name is None:
@@ -271,7 +271,7 @@ def _print(found: list[Job]) -> None:
 @api
 def logs(name: str, follow: bool, address: str | None) -> int:
     """Print what the search NAME on a cluster has written. Ctrl-C ends the printing only."""
-    from tunesearch.search import jobs
+    from tunesearch.engine import jobs
 
     url = reach(address)
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunesearch.api.result import SearchResult
-    from tunesearch.search.confirmation import Confirmation
+    from tunesearch.strategy.confirmation import Confirmation
 
 TEST_MEASURES = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 

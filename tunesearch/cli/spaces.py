@@ -91,7 +91,7 @@ def check(files: tuple[str, ...], *, overrides: tuple[str, ...], smoke: bool) ->
             continue
         try:
             if _asks_libraries(experiment):
-                from tunesearch.search.preflight import check_training
+                from tunesearch.engine.preflight import check_training
 
                 check_training(experiment)
         except InputError as error:

@@ -104,7 +104,7 @@ def stop(name: str, trial: int | None, storage: Path | None, address: str | None
     if address is not None and trial is not None:
         return _on_cluster(address, ["stop", name, "--trial", str(trial)], storage)
     if address is not None:
-        from tunesearch.search import jobs
+        from tunesearch.engine import jobs
 
         job = jobs.stop(service.reach(address), name)
         click.echo(f"{name}: {job.status.lower()}; tunesearch submit {name} --resume goes on with it")
@@ -119,7 +119,7 @@ def stop(name: str, trial: int | None, storage: Path | None, address: str | None
 
 def _on_cluster(address: str, arguments: list[str], storage: Path | None) -> int:
     """Have a command run where the search's storage is; gives its exit code."""
-    from tunesearch.search import jobs
+    from tunesearch.engine import jobs
 
     there = ["--storage", str(storage)] if storage else []
     code, output = jobs.call(service.reach(address), [*arguments, *there])

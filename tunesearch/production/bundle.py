@@ -31,11 +31,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import tunesearch
+from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, WeightsError
 from tunesearch.production.card import card
 from tunesearch.production.configuration import read_configuration, write_configuration
 from tunesearch.production.programs import write_programs
-from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import IMPORT_PATH, ClassSpec, DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.palette import palette
@@ -392,7 +392,7 @@ def _is_inside(name: str) -> bool:
 def own_code(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
     """The user's own modules behind ``module:function`` in a configuration, and the modules beside them they import.
 
-    They must be importable here (:func:`tunesearch.search.preflight.find_own_code`). What is installed with Python or
+    They must be importable here (:func:`tunesearch.engine.preflight.find_own_code`). What is installed with Python or
     into its environment is not the user's own.
 
     Returns:

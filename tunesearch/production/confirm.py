@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.evaluate import evaluate
 from tunesearch.production.model import open_trial
-from tunesearch.search.confirmation import Confirmation, record_look
-from tunesearch.search.ledger import Ledger
+from tunesearch.strategy.confirmation import Confirmation, record_look
 
 MEASURED = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 

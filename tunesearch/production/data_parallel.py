@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
+from tunesearch.engine.interruption import Interruption
+from tunesearch.engine.resources import plan_workers
+from tunesearch.engine.run import ENVIRONMENT
+from tunesearch.engine.session import ray_session, remove_folder
 from tunesearch.errors import Halted, TunesearchError
 from tunesearch.production.job import Job, Tell, take_part
-from tunesearch.search.interruption import Interruption
-from tunesearch.search.resources import plan_workers
-from tunesearch.search.run import ENVIRONMENT
-from tunesearch.search.session import ray_session, remove_folder
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.errors import InputError, Problem
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger, versions
 from tunesearch.production.bundle import FORMATS, Training, own_code, require_new, write_bundle
 from tunesearch.production.configuration import require_replaceable, write_configuration
-from tunesearch.search.confirmation import confirmation
-from tunesearch.search.ledger import Ledger, TrialRecord, versions
+from tunesearch.strategy.confirmation import confirmation
 
 
 def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
+from tunesearch.engine.preflight import find_own_code
 from tunesearch.experiment import Objective
 from tunesearch.production.bundle import own_modules
-from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes

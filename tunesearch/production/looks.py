@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.errors import InputError, Problem
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.model import Model
-from tunesearch.search.confirmation import looks, record_look
-from tunesearch.search.ledger import Ledger
 from tunesearch.segmentation.files import write_text
+from tunesearch.strategy.confirmation import looks, record_look
 
 FILE = "test_looks.json"
 

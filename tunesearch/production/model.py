@@ -8,12 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
+from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, SearchNameError
+from tunesearch.ledger.names import NAME
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.bundle import Bundle, file_hash, is_bundle, load_network, read_bundle
 from tunesearch.production.export import chosen, weights_of
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.names import NAME
-from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split

@@ -19,14 +19,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 import tunesearch
+from tunesearch.engine.interruption import Interruption
 from tunesearch.errors import DataError, InputError, Problem
 from tunesearch.experiment import Objective
+from tunesearch.ledger.store import versions
 from tunesearch.production.bundle import FORMATS, Bundle, Training, is_bundle, own_code, read_bundle, write_bundle
 from tunesearch.production.configuration import read_configuration
 from tunesearch.production.job import Job, On, take_part
 from tunesearch.production.looks import inherit_looks
-from tunesearch.search.interruption import Interruption
-from tunesearch.search.ledger import versions
 from tunesearch.segmentation.config import VAL_METRICS, DataConfig, TrainConfig
 from tunesearch.segmentation.data.augmentation import check_augmentation
 from tunesearch.segmentation.data.checks import check_data

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.space import text
 

@@ -20,12 +20,13 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from optuna.visualization import plot_optimization_history, plot_parallel_coordinate, plot_slice
 
+from tunesearch.ledger.records import EpochRecord, TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.facts import MEANINGS, short
 from tunesearch.reporting.study import Importances
-from tunesearch.search.asha import Asha, build_stopper
-from tunesearch.search.confirmation import LEVEL, Confirmation
-from tunesearch.search.ledger import EpochRecord, Ledger, TrialRecord
 from tunesearch.segmentation.data.checks import DataReport, PartReport
+from tunesearch.strategy.asha import Asha, build_stopper
+from tunesearch.strategy.confirmation import LEVEL, Confirmation
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#2b84c4", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8b949e",

@@ -18,7 +18,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from tunesearch import __version__
+from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
 from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_trial
@@ -27,14 +30,12 @@ from tunesearch.reporting.facts import cost, duration, in_words, outcomes, savin
 from tunesearch.reporting.figures import Figure, Table
 from tunesearch.reporting.pictures import Shown, file_uri, shown_images
 from tunesearch.reporting.study import build_study, importances
-from tunesearch.search.confirmation import LEVEL, Confirmation, confirmation
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.preflight import find_own_code
 from tunesearch.segmentation.config import ClassSpec
 from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import PARTS, find_pairs, resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.files import write_text
+from tunesearch.strategy.confirmation import LEVEL, Confirmation, confirmation
 from tunesearch.tracking.store import without_password
 
 FINDINGS = 30

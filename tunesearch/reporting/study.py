@@ -13,7 +13,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 
 RESAMPLES = 50
 """Of the bootstrap and of the shuffles."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.tracking.store import is_refusal, reason, without_password
 from tunesearch.tracking.view import View
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.search.confirmation import confirmation
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy.confirmation import confirmation
 from tunesearch.tracking.store import (
     KIND,
     artifact_folder,

@@ -146,9 +146,9 @@ def _mlflow(module: ModuleType) -> None:
 
 
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
-    "tunesearch.search.ledger": _ledger,
-    "tunesearch.search.asha": _asha,
-    "tunesearch.search.searcher": _searcher,
+    "tunesearch.ledger.store": _ledger,
+    "tunesearch.strategy.asha": _asha,
+    "tunesearch.engine.searcher": _searcher,
     "tunesearch.segmentation.files": _files,
     "optuna.storages._rdb.storage": _database,
     "mlflow.tracking.client": _mlflow,

@@ -21,8 +21,8 @@ import pytest
 import tunesearch
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search import ledger as ledger_module
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger import store as ledger_module
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.tracking.store import default_uri, without_password

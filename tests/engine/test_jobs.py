@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 import tunesearch
+from tunesearch.engine import jobs
 from tunesearch.errors import InputError, SearchNameError
-from tunesearch.search import jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings, about itself
 

@@ -17,8 +17,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tunesearch.experiment import Experiment
-from tunesearch.search.samplers import build_sampler
-from tunesearch.search.warm_start import WarmStart
+from tunesearch.strategy.samplers import build_sampler
+from tunesearch.strategy.warm_start import WarmStart
 
 
 class Mirror:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesearch.errors import InputError, Problem, nearest
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
 from tunesearch.space import Scalar, text
 
 RETRIED = ("failed", "lost")

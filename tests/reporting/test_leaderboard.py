@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.boards import boards
 from tunesearch.cli import main
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search import confirmation
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger.store import Ledger
+from tunesearch.reporting.leaderboard import boards
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
+from tunesearch.strategy import confirmation
 from tunesearch.tracking.known import Known, known
 from tunesearch.tracking.store import default_uri
 from tunesearch.tracking.tags import measured_on

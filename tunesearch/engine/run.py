@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tunesearch.engine.interruption import Interruption
+from tunesearch.engine.options import Settings
+from tunesearch.engine.resources import Resources, plan_resources
+from tunesearch.engine.session import ray_session, remove_folder
 from tunesearch.errors import Halted, NoUsableTrial, TunesearchError
-from tunesearch.search.database import TROUBLE
-from tunesearch.search.interruption import Interruption
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.resources import Resources, plan_resources
-from tunesearch.search.session import ray_session, remove_folder
-from tunesearch.search.settings import Settings
+from tunesearch.ledger.database import TROUBLE
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.config import Size
 from tunesearch.segmentation.data.splits import POOL
 from tunesearch.segmentation.files import is_disk_full
@@ -79,9 +80,9 @@ def drive(
         os.environ.setdefault(name, value)
     from ray import tune
 
-    from tunesearch.search import nodes as fleet
-    from tunesearch.search.searcher import ALIKE, Conductor, EndStopper, LedgerScheduler, LedgerSearcher
-    from tunesearch.search.trial import SegmentationTrial
+    from tunesearch.engine import nodes as fleet
+    from tunesearch.engine.searcher import ALIKE, Conductor, EndStopper, LedgerScheduler, LedgerSearcher
+    from tunesearch.engine.trial import SegmentationTrial
 
     interruption = interruption or Interruption()
     clock = "confirm_seconds" if confirming else "seconds"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tunesearch.comparison import Comparison, Spread, compare
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.outcomes import Outcome
+from tunesearch.ledger.outcomes import Outcome
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
+from tunesearch.reporting.comparison import Comparison, Spread, compare
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import tunesearch
+from tunesearch.engine.searcher import ALIKE, Conductor
 from tunesearch.errors import Halted, NoUsableTrial
 from tunesearch.experiment import load_experiment
-from tunesearch.search import database
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.searcher import ALIKE, Conductor
+from tunesearch.ledger import database
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tunesearch.engine.resources import Resources, plan_resources, plan_workers
 from tunesearch.errors import InputError
-from tunesearch.search.resources import Resources, plan_resources, plan_workers
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesearch.search.asha import Asha, MedianRule
+from tunesearch.strategy.asha import Asha, MedianRule
 
 
 def _arrivals(seed: int, trials: int, epochs: int) -> list[tuple[int, int, float]]:

@@ -16,10 +16,10 @@ from tunesearch.api.progress import Silence
 from tunesearch.cli import main
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.warm_start import FIRST, WarmStart, gather, numbers
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy.warm_start import FIRST, WarmStart, gather, numbers
 
 Told = Sequence[tuple[dict[str, object], str, list[float]]]
 """Points, how each ended, and the objective after every epoch."""

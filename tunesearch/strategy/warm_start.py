@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.experiment import Experiment
-from tunesearch.search.outcomes import STATE, Outcome
+from tunesearch.ledger.outcomes import STATE, Outcome
 from tunesearch.segmentation.config import GOVERNS, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
@@ -37,7 +37,8 @@ from tunesearch.segmentation.files import sha256
 from tunesearch.space import Choice, IntRange, Parameter, Point, Scalar, same, text
 
 if TYPE_CHECKING:
-    from tunesearch.search.ledger import Ledger, TrialRecord
+    from tunesearch.ledger.records import TrialRecord
+    from tunesearch.ledger.store import Ledger
 
 FILE = "warm_start.json"
 HEEDING = ("tpe", "gp")

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunesearch.errors import InputError, Problem, nearest
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.epoch import EpochMetrics
 

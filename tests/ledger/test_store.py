@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 
 from tunesearch.errors import LedgerBusy, LedgerError, SearchNameError
 from tunesearch.experiment import load_experiment
-from tunesearch.search.asha import build_stopper
-from tunesearch.search.ledger import Ledger, TrialRecord, searches
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger, searches
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy.asha import build_stopper
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 
@@ -264,7 +265,7 @@ def test_two_drivers_are_refused(tiny_space: Path, tmp_path: Path) -> None:
     """A lock of the operating system: gone with its process, however that ends."""
     ledger = _create(tiny_space, tmp_path / "runs")
     code = (
-        "from pathlib import Path; from tunesearch.search.ledger import Ledger; "
+        "from pathlib import Path; from tunesearch.ledger.store import Ledger; "
         f"Ledger.open(Path({str(tmp_path / 'runs')!r}), 'a', drive=True)"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

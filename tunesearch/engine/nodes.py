@@ -20,11 +20,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ruamel.yaml import YAML
 
+from tunesearch.engine.heartbeat import created_at
+from tunesearch.engine.options import Settings
+from tunesearch.engine.preflight import check_own_code, find_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
-from tunesearch.search.ledger import read_experiment, versions
-from tunesearch.search.preflight import check_own_code, find_own_code
-from tunesearch.search.pulse import created_at
-from tunesearch.search.settings import Settings
+from tunesearch.ledger.store import read_experiment, versions
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256
@@ -208,7 +208,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
 
 
 def end_process(node: str, pid: int, created: float) -> None:
-    """Kill a process on a node, without waiting; see ``created`` of :class:`tunesearch.search.pulse.Beat`."""
+    """Kill a process on a node, without waiting; see ``created`` of :class:`tunesearch.engine.heartbeat.Beat`."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there).remote(pid, created)
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from tunesearch.engine.options import Settings
 from tunesearch.errors import InputError, Problem
 from tunesearch.experiment import Experiment
-from tunesearch.search.asha import most_epochs
-from tunesearch.search.settings import Settings
 from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, TrainConfig
 from tunesearch.segmentation.data.checks import DataReport, check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, folds, freeze_split
+from tunesearch.strategy.asha import most_epochs
 
 
 def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, Split, list[str]]:

@@ -17,15 +17,16 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from tunesearch.engine.heartbeat import Beat, forget, read_beat
+from tunesearch.engine.nodes import unfit_by
 from tunesearch.errors import DiskFull, Halted, UnfitNode
-from tunesearch.search.asha import build_stopper
-from tunesearch.search.database import TROUBLE
-from tunesearch.search.ledger import Ledger, TrialRecord
-from tunesearch.search.nodes import unfit_by
-from tunesearch.search.outcomes import Outcome
-from tunesearch.search.pulse import Beat, forget, read_beat
+from tunesearch.ledger.database import TROUBLE
+from tunesearch.ledger.outcomes import Outcome
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
+from tunesearch.strategy.asha import build_stopper
 
 MAX_ATTEMPTS = 3
 """How often a trial is started again after its process or node died."""

@@ -19,7 +19,8 @@ from typing import Any
 
 from scipy import stats
 
-from tunesearch.search.ledger import Ledger, TrialRecord
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.store import Ledger
 
 LEVEL = 0.95
 """Of every interval."""

@@ -22,10 +22,10 @@ import ray
 import torch
 from ray import tune
 
+from tunesearch.engine.heartbeat import Pulse
+from tunesearch.engine.nodes import Demands, examine
 from tunesearch.errors import DiskFull, Infeasible, UnfitNode
-from tunesearch.search.ledger import read_experiment
-from tunesearch.search.nodes import Demands, examine
-from tunesearch.search.pulse import Pulse
+from tunesearch.ledger.store import read_experiment
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks, decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -45,7 +45,7 @@ WATCHED = 4
 
 
 class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped
-    """Trains the configuration it is given; :func:`tunesearch.search.run.drive` says what that holds."""
+    """Trains the configuration it is given; :func:`tunesearch.engine.run.drive` says what that holds."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Only remember: a fault here could not be told from one of Ray, so the first step builds everything."""

@@ -16,8 +16,8 @@ import pytest
 import tunesearch
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search import requests
-from tunesearch.search.ledger import Ledger
+from tunesearch.ledger import steering as requests
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tunesearch.engine.run import unfinished
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
-from tunesearch.search import confirmation, requests
-from tunesearch.search.confirmation import Candidate
-from tunesearch.search.ledger import Ledger
-from tunesearch.search.run import unfinished
+from tunesearch.ledger import steering as requests
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.strategy import confirmation
+from tunesearch.strategy.confirmation import Candidate
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]

@@ -19,7 +19,7 @@ from tunesearch.errors import InputError
 from tunesearch.production.bundle import Training, read_bundle, write_bundle
 from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_model
-from tunesearch.registry import check_model_name, register
+from tunesearch.tracking.registry import check_model_name, register
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own
 

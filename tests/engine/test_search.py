@@ -13,7 +13,7 @@ import pytest
 
 import tunesearch
 from tunesearch.api.progress import Silence
-from tunesearch.search.trial import EPOCH_LOG
+from tunesearch.engine.trial import EPOCH_LOG
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,1 +1,0 @@
-"""The search: Ray Tune executes, Optuna suggests, the ledger remembers."""
