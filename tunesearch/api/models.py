@@ -9,30 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesearch.api.places import require_no_password, storage_folder, tracking_uri
-from tunesearch.engine.preflight import check_address, find_own_code
+from tunesearch.engine.preflight import check_address
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.ensemble import fit_stack
-from tunesearch.production.evaluate import (
-    Evaluation,
-    frozen_pairs,
-    holds_own_images,
-    holds_test_images,
-    pairs_below,
-    pairs_in,
-    write_evaluation,
-)
-from tunesearch.production.evaluate import evaluate as measure
+from tunesearch.production.evaluation.evaluate import evaluate as measure
+from tunesearch.production.evaluation.files import write_evaluation
+from tunesearch.production.evaluation.looks import looked_at_test, warning
+from tunesearch.production.evaluation.pairs import frozen_pairs, pairs_below, pairs_in
+from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.export import export as write_export
 from tunesearch.production.export import is_configuration
-from tunesearch.production.labeller import Labeller, require_same_classes
-from tunesearch.production.looks import looked_at_test, warning
+from tunesearch.production.labelled import holds_own_images, holds_test_images
 from tunesearch.production.model import Model, open_model
-from tunesearch.production.predict import predict as write_masks
-from tunesearch.production.stack import Stack
-from tunesearch.production.train import train as train_configuration
+from tunesearch.production.prediction.ensemble import fit_stack
+from tunesearch.production.prediction.predict import predict as write_masks
+from tunesearch.production.prediction.predictor import Predictor, require_same_classes
+from tunesearch.production.prediction.stack import Stack
+from tunesearch.production.training.options import TrainOptions
+from tunesearch.production.training.train import train as train_configuration
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.segmentation.own_code import find_own_code
 from tunesearch.tracking.registry import check_model_name
 from tunesearch.tracking.registry import register as register_bundle
 
@@ -71,7 +68,7 @@ def export(
     ledger = Ledger.open(folder, name)
     try:
         find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
-        content = write_export(ledger, output, trial=trial, said=said)
+        content = write_export(ledger, output, trial=trial, on_message=said)
     finally:
         ledger.close()
     if register is not None:
@@ -99,7 +96,7 @@ def train(
     said: Callable[[str], None] = lambda text: None,
     epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
-    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.training.train``.
 
     Args:
         output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
@@ -119,8 +116,7 @@ def train(
         check_address(address, "--address")
     elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
         check_address(address, "$RAY_ADDRESS")
-    return train_configuration(
-        path,
+    chosen = TrainOptions(
         output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
         tracking_uri=tracking_uri(folder, tracking),
         storage=folder,
@@ -133,9 +129,8 @@ def train(
         on=on,
         workers=workers,
         address=address,
-        said=said,
-        epoch_done=epoch_done,
     )
+    return train_configuration(path, chosen, on_message=said, on_epoch=epoch_done)
 
 
 def predict(
@@ -172,7 +167,7 @@ def predict(
         PicturesSkipped: some pictures could not be read; the masks of the others are written.
     """
     opened = _models(models, trial, storage)
-    labeller = Labeller(opened, stack=_stack(stack), scale=scale, flip=flip)
+    predictor = Predictor(opened, stack=_stack(stack), scale=scale, flip=flip)
     done = 0
 
     def told(path: Path, mask: Pixels | None, total: int) -> None:
@@ -184,7 +179,7 @@ def predict(
             progress(done, total)
 
     background = opened[0].data.background
-    return write_masks(labeller, Path(images), Path(output), overlays=overlays, background=background, said=told)
+    return write_masks(predictor, Path(images), Path(output), overlays=overlays, background=background, on_picture=told)
 
 
 def evaluate(
@@ -245,7 +240,7 @@ def evaluate(
     folder = Path(output) if output is not None else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(Problem("-o", "must be a folder", value=str(folder)))
-    result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
+    result = measure(opened, pairs, read_as, what=what, on_progress=progress or (lambda done, total: None), **how)
     for model in opened:
         if holds_test_images(model, pairs):
             measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
@@ -293,7 +288,9 @@ def ensemble(
     require_same_classes(opened)
     root = Path(data).expanduser().absolute() if data is not None else None
     pairs, read_as = frozen_pairs(opened[0], "val", root)
-    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, said=progress or (lambda done, total: None))
+    stack = fit_stack(
+        opened, pairs, read_as, flip=flip, scale=scale, on_progress=progress or (lambda done, total: None)
+    )
     if seen := stack.content["images_trained_on"]:
         said(f"note: {seen} of the {len(pairs)} images were trained on, which flatters the models that did")
     stack.save(Path(output))

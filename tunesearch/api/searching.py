@@ -22,7 +22,7 @@ from tunesearch.errors import DiskFull, Halted, InputError, NoUsableTrial, Probl
 from tunesearch.experiment import load_flagged
 from tunesearch.ledger.database import check_url
 from tunesearch.ledger.store import Ledger, require_free_name
-from tunesearch.production.confirm import evaluate_test
+from tunesearch.production.evaluation.confirmed import evaluate_test
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.strategy import confirmation
 from tunesearch.strategy.warm_start import gather, require_heeding
@@ -294,7 +294,7 @@ def _test_once(ledger: Ledger, progress: Progress) -> None:
     if confirmation.looks(ledger):
         rule = "a choice that was made by it is no longer independent"
         progress.note(f"the test part was looked at before; now again, for trial {confirmed.leader}: {rule}")
-    evaluate_test(ledger, confirmed, said=progress.note)
+    evaluate_test(ledger, confirmed, on_message=progress.note)
 
 
 def _require_patience(stall_timeout: float | None) -> None:

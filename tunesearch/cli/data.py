@@ -31,12 +31,12 @@ def data() -> None:
 def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool, output: Path, as_json: bool) -> None:
     """Check the data set of SPACE: partners, sizes, labels, colours, splits; print classes, weights; save a picture."""
     from tunesearch.api.places import code_folder
-    from tunesearch.engine.preflight import find_own_code
     from tunesearch.experiment import load_experiment
     from tunesearch.segmentation.data.checks import check_data
     from tunesearch.segmentation.data.overlay import sample_picture
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.files import write_atomic
+    from tunesearch.segmentation.own_code import find_own_code
 
     experiment = load_experiment(space, overrides=overrides, smoke=smoke, data_root=data)
     find_own_code(str(code_folder(space)))  # for a layout of the user's own

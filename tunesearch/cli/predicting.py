@@ -13,7 +13,7 @@ import tunesearch
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
-    from tunesearch.production.evaluate import Evaluation
+    from tunesearch.production.evaluation.result import Evaluation
 
 _models = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 _trial = click.option("--trial", type=click.IntRange(min=0), help="Of a search, instead of its best.")

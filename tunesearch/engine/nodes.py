@@ -22,12 +22,13 @@ from ruamel.yaml import YAML
 
 from tunesearch.engine.heartbeat import created_at
 from tunesearch.engine.options import Settings
-from tunesearch.engine.preflight import check_own_code, find_own_code
+from tunesearch.engine.preflight import check_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
 from tunesearch.ledger.store import read_experiment, versions
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256
+from tunesearch.segmentation.own_code import find_own_code
 
 PATIENCE = 120.0
 """Seconds that a node has to answer; a new process there imports PyTorch first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, T
 from tunesearch.segmentation.data.checks import DataReport, check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, folds, freeze_split
+from tunesearch.segmentation.own_code import find_own_code
 from tunesearch.strategy.asha import most_epochs
 
 
@@ -58,12 +58,6 @@ def check_surroundings(experiment: Experiment, settings: Settings) -> None:
     problems = _surroundings(experiment, settings, [])
     if problems:
         raise InputError(problems)
-
-
-def find_own_code(folder: str) -> None:
-    """Let modules of the user's own be imported from a folder; what is installed goes first."""
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 def _surroundings(experiment: Experiment, settings: Settings, known: list[Problem]) -> list[Problem]:

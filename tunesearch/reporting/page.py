@@ -18,13 +18,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from tunesearch import __version__
-from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.evaluate import Evaluation, evaluate, frozen_pairs
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.evaluation.evaluate import evaluate
+from tunesearch.production.evaluation.pairs import frozen_pairs
+from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.model import open_trial
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.reporting import figures
 from tunesearch.reporting.facts import cost, duration, in_words, outcomes, savings, short
 from tunesearch.reporting.figures import Figure, Table
@@ -35,6 +36,7 @@ from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import PARTS, find_pairs, resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.files import write_text
+from tunesearch.segmentation.own_code import find_own_code
 from tunesearch.strategy.confirmation import LEVEL, Confirmation, confirmation
 from tunesearch.tracking.store import without_password
 
@@ -414,8 +416,8 @@ class _View:
             model = open_trial(self.ledger, winner)
             pairs, data = frozen_pairs(model, "val")
             self.said(f"trial {winner.number} on {len(pairs)} validation images")
-            evaluation = evaluate(model, pairs, data, what="val", said=self._counted)
-            return evaluation, shown_images(evaluation, Labeller([model]), pairs, data)
+            evaluation = evaluate(model, pairs, data, what="val", on_progress=self._counted)
+            return evaluation, shown_images(evaluation, Predictor([model]), pairs, data)
         except (TunesearchError, OSError) as error:
             self.missing.append(f"the best trial's predictions: {_first(error)}")
         except Exception as error:  # a network of the user's own may raise anything
