@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesearch.engine.searcher import ALIKE, Conductor
 
 import tunesearch
-from tunesearch.engine.searcher import ALIKE, Conductor
 from tunesearch.errors import Halted, NoUsableTrial
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import database

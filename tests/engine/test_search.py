@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesearch.api.progress import Silence
 
 import tunesearch
-from tunesearch.api.progress import Silence
 from tunesearch.engine.trial import EPOCH_LOG
 
 pytestmark = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from tunesearch.api.progress import Silence
 
 import tunesearch
-from tunesearch.api.progress import Silence
 from tunesearch.cli import main
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment

@@ -21,10 +21,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ruamel.yaml import YAML
 
 from tunesearch.engine.heartbeat import created_at
-from tunesearch.engine.options import Settings
+from tunesearch.engine.options import SearchOptions
 from tunesearch.engine.preflight import check_own_code, find_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
-from tunesearch.ledger.store import read_experiment, versions
+from tunesearch.ledger.folders import read_experiment
+from tunesearch.ledger.versions import versions
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256
@@ -93,7 +94,7 @@ def is_only_here() -> bool:
     return all(node["NodeID"] == here for node in alive())
 
 
-def check_nodes(search: Path, settings: Settings) -> Demands:
+def check_nodes(search: Path, options: SearchOptions) -> Demands:
     """Have every node examine itself; gives what it was asked, for nodes that join later.
 
     Raises:
@@ -101,7 +102,7 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
     """
     nonce = uuid.uuid4().hex
     (search / "nonce").write_text(nonce)
-    demands = Demands(str(search.resolve()), nonce, versions(), settings.code, settings.encoder_weights)
+    demands = Demands(str(search.resolve()), nonce, versions(), options.code, options.encoder_weights)
     nodes = alive()
     asked = []
     for node in nodes:
@@ -208,7 +209,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
 
 
 def end_process(node: str, pid: int, created: float) -> None:
-    """Kill a process on a node, without waiting; see ``created`` of :class:`tunesearch.engine.heartbeat.Beat`."""
+    """Kill a process on a node, without waiting; see ``created`` of ``HeartbeatRecord``."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there).remote(pid, created)
 

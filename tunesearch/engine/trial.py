@@ -22,10 +22,10 @@ import ray
 import torch
 from ray import tune
 
-from tunesearch.engine.heartbeat import Pulse
+from tunesearch.engine.heartbeat import Heartbeat
 from tunesearch.engine.nodes import Demands, examine
 from tunesearch.errors import DiskFull, Infeasible, UnfitNode
-from tunesearch.ledger.store import read_experiment
+from tunesearch.ledger.folders import read_experiment
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks, decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -72,9 +72,9 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     def _epoch(self) -> dict[str, Any]:
         if self.trainer is None:
-            pulse = Pulse(Path(self.assignment["folder"]), ray.get_runtime_context().get_node_id())
-            with pulse.throughout():
-                self.trainer = self._build(pulse)
+            heartbeat = Heartbeat(Path(self.assignment["folder"]), ray.get_runtime_context().get_node_id())
+            with heartbeat.throughout():
+                self.trainer = self._build(heartbeat)
             self.epochs = self.trainer.epochs()
             if self.trainer.resumed is not None:
                 return self._report(self.trainer.resumed, self.trainer.outcome)
@@ -99,7 +99,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _build(self, pulse: Pulse) -> Trainer | FoldedTrainer:
+    def _build(self, heartbeat: Heartbeat) -> Trainer | FoldedTrainer:
         assignment = self.assignment
         _require_fit_node(assignment["demands"])  # before anything is written: the storage may not be mounted here
         self.folder = Path(assignment["folder"])
@@ -128,7 +128,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 watch=_watched(val),
                 monitor=experiment.objective.metric,
                 originals=masks,
-                alive=pulse.beat,
+                alive=heartbeat.beat,
             )
 
         trainer: Trainer | FoldedTrainer

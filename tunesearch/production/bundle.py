@@ -30,7 +30,6 @@ from modulefinder import ModuleFinder
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import tunesearch
 from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, WeightsError
 from tunesearch.production.card import card
@@ -44,6 +43,7 @@ from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import disk_full, is_disk_full, sync
 from tunesearch.segmentation.models import SegmentationModel, build_model
 from tunesearch.segmentation.models.weights import read_weights
+from tunesearch.version import __version__
 
 FORMAT = 1
 """Raised whenever a bundle's content changes."""
@@ -269,7 +269,7 @@ def _describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
         },
         "seed": config.seed,
         **{key: effective.get(key) for key in ("threads", "precision", "device")},
-        "code": {"tunesearch": tunesearch.__version__, "sha256": source_hash()},
+        "code": {"tunesearch": __version__, "sha256": source_hash()},
         "own_code": sorted(path.name for path in training.code),
         "versions": document.get("versions", {}),
     }
@@ -287,7 +287,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 def source_hash() -> str:
     """SHA-256 (hex) over the names and contents of all modules of tunesearch, whatever folder they are installed in."""
-    package = Path(tunesearch.__file__).parent
+    package = Path(__file__).parents[1]
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         total.update(f"{path.relative_to(package).as_posix()}\0{file_hash(path)}\n".encode())

@@ -9,13 +9,13 @@ from typing import Any
 from tunesearch.ledger.store import Ledger
 from tunesearch.production.evaluate import evaluate
 from tunesearch.production.model import open_trial
-from tunesearch.strategy.confirmation import Confirmation, record_look
+from tunesearch.strategy.confirmation import Confirmation
 
 MEASURED = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 
 
 def evaluate_test(
-    ledger: Ledger, confirmed: Confirmation, *, said: Callable[[str], None] = lambda text: None
+    ledger: Ledger, confirmed: Confirmation, *, on_message: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Evaluate every repeat of the leader on the test part at the images' own size, and record that it was looked at.
 
@@ -30,7 +30,9 @@ def evaluate_test(
     for number, seed in zip(leader.trials, leader.seeds, strict=True):
         model = open_trial(ledger, ledger.trials[number])
         found.append(evaluate(model, pairs, ledger.experiment.data))
-        said(f"test part, trial {leader.trial}, seed {seed}: mIoU {found[-1].scores.miou:.4f} on {len(pairs)} images")
+        on_message(
+            f"test part, trial {leader.trial}, seed {seed}: mIoU {found[-1].scores.miou:.4f} on {len(pairs)} images"
+        )
     result: dict[str, Any] = {"images": len(pairs), "resolution": "original"}
     for name in MEASURED:
         values = [float(getattr(one.scores, name)) for one in found]
@@ -41,5 +43,5 @@ def evaluate_test(
         spec.name: (statistics.fmean(there) if (there := [v for v in values if v is not None]) else None)
         for spec, values in zip(found[0].classes, per_class, strict=True)
     }
-    record_look(ledger, by="confirm", trials=leader.trials, result=result)
+    ledger.record_look(by="confirm", trials=leader.trials, result=result)
     return result

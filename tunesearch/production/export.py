@@ -9,7 +9,8 @@ from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.records import TrialRecord
-from tunesearch.ledger.store import Ledger, versions
+from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.versions import versions
 from tunesearch.production.bundle import FORMATS, Training, own_code, require_new, write_bundle
 from tunesearch.production.configuration import require_replaceable, write_configuration
 from tunesearch.strategy.confirmation import confirmation

@@ -18,11 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-import tunesearch
 from tunesearch.engine.interruption import Interruption
 from tunesearch.errors import DataError, InputError, Problem
 from tunesearch.experiment import Objective
-from tunesearch.ledger.store import versions
+from tunesearch.ledger.versions import versions
 from tunesearch.production.bundle import FORMATS, Bundle, Training, is_bundle, own_code, read_bundle, write_bundle
 from tunesearch.production.configuration import read_configuration
 from tunesearch.production.job import Job, On, take_part
@@ -38,6 +37,7 @@ from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import pick_device
 from tunesearch.tracking.tags import measured_on
 from tunesearch.tracking.training import TrainingRun
+from tunesearch.version import __version__
 
 _CURVE = ("train_loss", *VAL_METRICS, "val_iou", "lr", "updates")
 """What two equal trainings have in common, epoch by epoch."""
@@ -478,7 +478,7 @@ def _write(
     validated = job.on == "train"
     document: dict[str, Any] = {
         "trained_from": _origin(source),  # not search and trial: it is not that trial's network
-        "tunesearch": tunesearch.__version__,
+        "tunesearch": __version__,
         "outcome": "completed",
         "on": job.on,
         "score": {

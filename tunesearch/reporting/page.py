@@ -17,7 +17,6 @@ from plotly.offline import get_plotlyjs
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from tunesearch import __version__
 from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.ledger.records import TrialRecord
@@ -37,6 +36,7 @@ from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.files import write_text
 from tunesearch.strategy.confirmation import LEVEL, Confirmation, confirmation
 from tunesearch.tracking.store import without_password
+from tunesearch.version import __version__
 
 FINDINGS = 30
 """The most lines of one kind of finding."""
