@@ -125,7 +125,7 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     from tunesearch.ledger.store import Ledger
     from tunesearch.production.export import export
 
-    result = tunesearch.run(tiny_space, name="s", storage=tmp_path, trials=1, tracking=tracker)
+    result = tunesearch.run(tiny_space, name="s", storage=tmp_path, trials=1, tracking_uri=tracker)
     assert result.best is not None
     ledger = Ledger.open(tmp_path, "s")
     recorded = [(e.metrics.train_loss, e.metrics.val_miou) for _, e in sorted(ledger.trials[0].epochs.items())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
 from tunesearch.strategy.proposer import Proposer
@@ -16,14 +18,13 @@ class Asker:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._proposer: Proposer | None = None
 
     def ask(self) -> TrialRecord | None:
         """A new trial of the search, committed with its complete configuration; None when the space is exhausted.
 
         A configuration that equals an earlier one in effect is closed as a duplicate, and another one is asked for.
         """
-        while (proposal := self._propose().propose()) is not None:
+        while (proposal := self.proposer.propose()) is not None:
             record = self.ledger.add(proposal)
             if proposal.twin is None:
                 return record
@@ -34,10 +35,10 @@ class Asker:
         """The next trial that confirms another, committed with its configuration; None when all have begun."""
         if not self.ledger.requests.repeats():
             return None
-        proposal = self._propose().repeat()
+        proposal = self.proposer.repeat()
         return None if proposal is None else self.ledger.add(proposal)
 
-    def _propose(self) -> Proposer:
-        if self._proposer is None:  # only a search that asks for something pays for reading its whole study
-            self._proposer = Proposer(self.ledger, self.ledger.optuna_trials())
-        return self._proposer
+    @functools.cached_property
+    def proposer(self) -> Proposer:
+        """Made when it is needed: only a search that asks for something pays for reading its whole study."""
+        return Proposer(self.ledger, self.ledger.optuna_trials())

@@ -25,12 +25,15 @@ class Proposer:
     Args:
         record: of the search; every proposal must have been added to it before the next one is drawn.
         trials: those that the record has so far, as Optuna keeps them.
+
+    Attributes:
+        study: what samplers see.
     """
 
     def __init__(self, record: SearchRecord, trials: Iterable[FrozenTrial] = ()) -> None:
         self.record = record
         trials = list(trials)
-        self._study = MemoryStudy(record.experiment, record.warm_start, trials)
+        self.study = MemoryStudy(record.experiment, record.warm_start, trials)
         self._proposed = sum(1 for trial in trials if "wish" not in trial.user_attrs)
         """How many trials nobody requested: the place in the grid and in ``try_first``."""
         self._grid: list[dict[str, Any]] | None = None
@@ -82,12 +85,12 @@ class Proposer:
         return Proposal(self._draw(first.parameters), config, wanted.key, answers=True, confirms=wanted.confirms)
 
     def _draw(self, point: Mapping[str, Any] | None) -> FrozenTrial:
-        self._study.update(self.record.trials)
-        return self._study.draw(self._sampler(), point)
+        self.study.update(self.record.trials)
+        return self.study.draw(self._sampler(), point)
 
     def _sampler(self) -> BaseSampler:
         search = self.record.experiment.search
-        number, warm = len(self._study), self.record.warm_start.seed
+        number, warm = len(self.study), self.record.warm_start.seed
         return build_sampler(search.sampler, search_seed=search.seed, number=number, warm_start=warm)
 
     def _is_last_try(self, request: PendingPoint) -> bool:
