@@ -36,11 +36,12 @@ from common import machine, say, table, target, versions, write_json
 from tunesearch.engine.asking import Asker
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.warm_start import WarmStart
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.strategy.early_stopping import build_stopper
-from tunesearch.strategy.warm_start import WarmStart, gather
+from tunesearch.strategy.warm_start import gather
 
 EPOCHS = 9
 NOISE = 0.01

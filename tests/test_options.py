@@ -1,4 +1,4 @@
-"""A verb's options are written once. Oracles: click's own list of parameters, Python's own signature, a list by hand."""
+"""Options are written once. Oracles: click's own list of parameters, Python's own signature, a list by hand."""
 
 from __future__ import annotations
 

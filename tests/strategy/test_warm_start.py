@@ -18,9 +18,10 @@ from tunesearch.engine.callback import SearchCallback
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.warm_start import WarmStart, numbers
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.warm_start import FIRST, WarmStart, gather, numbers
+from tunesearch.strategy.warm_start import FIRST, gather
 
 Told = Sequence[tuple[dict[str, object], str, list[float]]]
 """Points, how each ended, and the objective after every epoch."""
