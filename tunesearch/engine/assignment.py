@@ -51,8 +51,9 @@ class Assigner:
             "unfit": list(unfit),
         }
 
-    def place(self, config: dict[str, Any]) -> PlacementGroupFactory:
-        """Where a trial of such a configuration may run."""
-        barred = [{"ray.io/node-id": f"!in({','.join(config['unfit'])})"}] if config["unfit"] else None
-        bundle = {"CPU": self.resources.cpus, "GPU": self.resources.gpus}
-        return PlacementGroupFactory([bundle], bundle_label_selector=barred)
+
+def placement(config: dict[str, Any], *, resources: Resources) -> PlacementGroupFactory:
+    """Where a trial of such a configuration may run. Ray sends this to the actors, so it holds plain data alone."""
+    barred = [{"ray.io/node-id": f"!in({','.join(config['unfit'])})"}] if config["unfit"] else None
+    bundle = {"CPU": resources.cpus, "GPU": resources.gpus}
+    return PlacementGroupFactory([bundle], bundle_label_selector=barred)

@@ -116,6 +116,7 @@ def _tune(conductor: Conductor, assigner: Assigner, trainable: type | None) -> N
     """Ray Tune's loop, until the conductor has nothing more to give or wants to end."""
     from ray import tune
 
+    from tunesearch.engine.assignment import placement
     from tunesearch.engine.hooks import EndStopper, LedgerScheduler, LedgerSearcher
     from tunesearch.engine.trial import SegmentationTrial
 
@@ -125,7 +126,7 @@ def _tune(conductor: Conductor, assigner: Assigner, trainable: type | None) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's and Tune's own, about themselves
         tuner = tune.Tuner(
-            tune.with_resources(trainable or SegmentationTrial, assigner.place),
+            tune.with_resources(trainable or SegmentationTrial, partial(placement, resources=assigner.resources)),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(conductor, assigner),
                 scheduler=LedgerScheduler(conductor),
