@@ -44,7 +44,7 @@ def pool() -> DecodedPart:
 
 
 def fold(pool: DecodedPart, number: int, folder: Path | None, **fields: Any) -> Trainer:
-    train, val = (pool.take(rows) for rows in ROWS[number])
+    train, val = (pool.subset(rows) for rows in ROWS[number])
     if folder is not None:
         folder = folder / f"fold-{number}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from tunesearch.segmentation.config import Size
-from tunesearch.segmentation.data.cache import resize_image, resize_mask
 from tunesearch.segmentation.data.images import VOID, Pixels
+from tunesearch.segmentation.data.resize import resize_image, resize_mask
 
 Place = tuple[int, int]
 """Top and left edge of a window; negative where it begins outside of the image."""
