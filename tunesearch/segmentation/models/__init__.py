@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tunesearch.errors import InputError, Problem
 from tunesearch.segmentation.config import IMPORT_PATH, TrainConfig
 from tunesearch.segmentation.models.conv_stack import ConvStack
 from tunesearch.segmentation.models.deconvolution import ConvDeconv
@@ -34,8 +31,9 @@ from tunesearch.segmentation.models.residual_unet import ResidualUNet
 from tunesearch.segmentation.models.unet import MEDIUM, ORIGINAL, SMALL, UNet
 from tunesearch.segmentation.models.unpooling import MaxUnpooling
 from tunesearch.segmentation.models.weights import load_encoder
+from tunesearch.segmentation.user_code import import_object
 
-__all__ = ["NETWORKS", "SegmentationModel", "build_model", "import_object"]
+__all__ = ["NETWORKS", "SegmentationModel", "build_model"]
 
 
 def _encoder_decoder(config: TrainConfig, classes: int) -> EncoderDecoder:
@@ -120,27 +118,6 @@ class SegmentationModel(nn.Module):
         if mode and self.freezing is not None:
             self.freezing.hold()
         return self
-
-
-def import_object(path: str, what: str) -> Any:
-    """The function or class behind ``module:attribute``, a user's own model or loss.
-
-    Raises:
-        InputError: it cannot be imported or called.
-    """
-    module_name, _, attribute = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way while it is imported
-        hint = "put the module beside the file that names it, or on PYTHONPATH"
-        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
-        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({said})", hint=hint)
-        raise InputError(problem) from error
-    if not callable(found):
-        raise InputError(Problem(what, "must be a function or a class", value=f"{path}, {type(found).__name__}"))
-    return found
 
 
 def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | None = None) -> SegmentationModel:
