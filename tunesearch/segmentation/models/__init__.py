@@ -10,11 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesearch.segmentation.config import IMPORT_PATH, TrainConfig
-from tunesearch.segmentation.models.conv_stack import ConvStack
-from tunesearch.segmentation.models.deconvolution import ConvDeconv
-from tunesearch.segmentation.models.deep_unet import DeepUNet
-from tunesearch.segmentation.models.encoder_decoder import EncoderDecoder
-from tunesearch.segmentation.models.fcn import FCN
 from tunesearch.segmentation.models.freezing import Freezing, freeze
 from tunesearch.segmentation.models.initialization import initialize
 from tunesearch.segmentation.models.library import (
@@ -27,44 +22,19 @@ from tunesearch.segmentation.models.library import (
     misfit,
     normalisation,
 )
-from tunesearch.segmentation.models.residual_unet import ResidualUNet
 from tunesearch.segmentation.models.unet import MEDIUM, ORIGINAL, SMALL, UNet
-from tunesearch.segmentation.models.unpooling import MaxUnpooling
 from tunesearch.segmentation.models.weights import load_encoder
+from tunesearch.segmentation.reports import networks as reports
 from tunesearch.segmentation.user_code import import_object
 
 __all__ = ["NETWORKS", "SegmentationModel", "build_model"]
-
-
-def _encoder_decoder(config: TrainConfig, classes: int) -> EncoderDecoder:
-    return EncoderDecoder(
-        classes,
-        depth=config.depth,
-        width=config.width,
-        upsampling="bilinear" if config.upsampling == "default" else config.upsampling,
-        double_conv=config.double_conv,
-        batch_norm=config.batch_norm,
-        skip_connections=config.skip_connections,
-        residual=config.residual,
-        dropout=config.dropout,
-        dropout_places=config.dropout_places,
-    )
-
 
 NETWORKS: dict[str, Builder] = {
     "unet": lambda config, classes: UNet(classes, ORIGINAL, config.dropout),
     "unet_medium": lambda config, classes: UNet(classes, MEDIUM, config.dropout),
     "unet_small": lambda config, classes: UNet(classes, SMALL, config.dropout),
     "unet_bn": lambda config, classes: UNet(classes, ORIGINAL, config.dropout, decoder_norm=True),
-    "unet_deep": lambda config, classes: DeepUNet(classes, config.dropout),
-    "resunet": lambda config, classes: ResidualUNet(classes, config.dropout),
-    "fcn": lambda config, classes: FCN(classes, config.dropout),
-    "conv_stack": lambda config, classes: ConvStack(
-        classes, depth=config.depth, width=config.width, dropout=config.dropout
-    ),
-    "encoder_decoder": _encoder_decoder,
-    "conv_deconv": lambda config, classes: ConvDeconv(classes, config.dropout),
-    "max_unpooling": lambda config, classes: MaxUnpooling(classes, config.dropout),
+    **reports.NETWORKS,
     **dict.fromkeys(LIBRARY, build_library),
 }
 """Every architecture: (configuration, number of classes) -> network, with random weights."""
