@@ -44,7 +44,8 @@ def _for_masks(kind: Any) -> bool:
         return False
     if issubclass(kind, albumentations.ImageOnlyTransform):
         return kind is not albumentations.ImageOnlyTransform
-    targets = getattr(kind, "_targets", ())  # the base classes have none
+    # The base classes have none. Before an instance is made the library has no public name for it.
+    targets = getattr(kind, "_targets", ())
     return isinstance(targets, tuple) and Targets.MASK in targets
 
 

@@ -86,7 +86,7 @@ class SegmentationModel(nn.Module):
         """As in torch, but frozen norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.freezing is not None:
-            self.freezing.hold()
+            self.freezing.freeze_norms()
         return self
 
 
