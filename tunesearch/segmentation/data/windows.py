@@ -67,7 +67,7 @@ def scaled(image: Pixels, mask: Pixels, factor: float) -> ImageAndMask:
 
 
 def cut(image: Pixels, mask: Pixels, place: Place, window: Sequence[int]) -> ImageAndMask:
-    """An image and its mask in a window. What lies outside is the image mirrored at its border, and void in the mask."""
+    """An image and its mask in a window. What lies outside is the image mirrored at its border, void in the mask."""
     (height, width), (top, left) = mask.shape, place
     above, before = max(0, -top), max(0, -left)
     below, behind = max(0, top + window[0] - height), max(0, left + window[1] - width)
