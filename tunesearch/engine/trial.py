@@ -128,7 +128,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 watch=_watched(val),
                 monitor=experiment.objective.metric,
                 originals=masks,
-                alive=pulse.beat,
+                heartbeat=pulse.beat,
             )
 
         trainer: Trainer | FoldedTrainer

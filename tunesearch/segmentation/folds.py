@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.trainer import Trainer, TrainerOutcome
+from tunesearch.segmentation.state import TrainerOutcome
+from tunesearch.segmentation.trainer import Trainer
 
 
 class FoldedTrainer:
@@ -76,7 +77,7 @@ class FoldedTrainer:
                     self.outcome = trainer.outcome
                     return
                 self._newest[fold] = metrics
-                trainer.rest()  # else every fold would keep its own worker processes
+                trainer.stop_workers()  # else every fold would keep its own worker processes
             mean = _mean([metrics for metrics in self._newest if metrics], len(self._means) + 1, self.monitor)
             self._add(mean)
             if self._file is not None:

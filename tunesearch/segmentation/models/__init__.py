@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,29 @@ class SegmentationModel(nn.Module):
         """Pixels to be added to a height or width."""
         enough = max(length, self.smallest)
         return enough + -enough % self.multiple - length
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The network's encoder, where it is one on an encoder."""
+        encoder: nn.Module | None = getattr(self.network, "encoder", None) if self.freezing is not None else None
+        return encoder
+
+    def describe(self) -> dict[str, Any]:
+        """What was built, as read from the modules. Plain data."""
+        parameters = list(self.parameters())
+        return {
+            "network": type(self.network).__name__,
+            "encoder": type(self.encoder).__name__ if self.encoder is not None else None,
+            "parameters": sum(p.numel() for p in parameters),
+            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "encoder_layers": self.freezing.layers if self.freezing else None,
+            "encoder_layers_trained": self.freezing.trained if self.freezing else None,
+            "dropout": sorted({m.p for m in self.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)}),
+            "normalisation": {
+                "mean": [round(v / 255, 6) for v in self.mean.flatten().tolist()],
+                "std": [round(v / 255, 6) for v in self.std.flatten().tolist()],
+            },
+        }
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """As in torch, but frozen norms stay in evaluation mode."""
