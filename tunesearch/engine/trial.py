@@ -154,7 +154,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 return FoldedTrainer(trainers, folder=self.folder)
 
             trainer = of_folds()
-            if trainer.apart:
+            if trainer.inconsistent:
                 trainer.close()
                 for lost in (*self.folder.glob("fold-*/last.pt"), self.folder / "folds.json"):
                     lost.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class TrainConfig(TrainFields):
         if self.crop is None or isinstance(self.crop, Size):
             return self.crop
         width, height = (round(self.crop * side) for side in (self.size.width, self.size.height))
-        return Size.model_construct(width=width, height=height)  # whether it is too small is told with the size
+        return Size.model_construct(width=width, height=height)  # whether it is too small is checked with the size
 
     @property
     def smallest_batch(self) -> int:

@@ -58,8 +58,8 @@ def fetch(
     Args:
         name: of DATASETS.
         root: folder that ``VOCdevkit`` comes into.
-        log: told what happens, line by line.
-        progress: told ``(what, done, total)`` in bytes; ``what`` changes from archive to archive and to extraction.
+        log: called with what happens, line by line.
+        progress: called with ``(what, done, total)`` in bytes; ``what`` changes from archive to archive and to extraction.
 
     Returns:
         The data set's folder, ``root/VOCdevkit/...``, absolute.

@@ -23,7 +23,7 @@ class PixelLoss(Loss):
     With ``hard_pixels`` f below 1 only the ceil(f * n) pixels with the largest w * l of an image with n such pixels
     count (online hard example mining: Shrivastava et al. 2016, there with boxes). The divisor is then the same share,
     ceil(f * n) / n, of each image's weights: the number of kept pixels where there are no class weights, from the masks
-    alone, and, like the mean itself, deaf to a factor in all weights.
+    alone, and, like the mean itself, not changed by a factor in all weights.
 
     Args:
         ignore_index: label that counts nowhere.
