@@ -59,7 +59,8 @@ def fetch(
         name: of DATASETS.
         root: folder that ``VOCdevkit`` comes into.
         log: called with what happens, line by line.
-        progress: called with ``(what, done, total)`` in bytes; ``what`` changes from archive to archive and to extraction.
+        progress: called with ``(what, done, total)`` in bytes; ``what`` changes from archive to archive and to
+            extraction.
 
     Returns:
         The data set's folder, ``root/VOCdevkit/...``, absolute.
