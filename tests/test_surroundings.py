@@ -24,8 +24,8 @@ from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
-from tunesearch.segmentation.data import cache as cache_module
 from tunesearch.segmentation.data.cache import DecodedPart, decoded, original_masks
+from tunesearch.segmentation.data.cache import entry as cache_module
 from tunesearch.segmentation.data.splits import Split, freeze_split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic, write_text

@@ -108,7 +108,7 @@ def check_own_code(experiment: Experiment) -> None:
     Raises:
         InputError: one cannot.
     """
-    from tunesearch.segmentation.models import import_object
+    from tunesearch.segmentation.user_code import import_object
 
     for what in ("architecture", "loss"):
         for value in experiment.possible(what):

@@ -128,7 +128,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 watch=_watched(val),
                 monitor=experiment.objective.metric,
                 originals=masks,
-                alive=heartbeat.beat,
+                heartbeat=heartbeat.beat,
             )
 
         trainer: Trainer | FoldedTrainer
@@ -142,19 +142,19 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
                 pool = decoded(experiment.data, split, POOL, config.size)
             masks = original_masks(experiment.data, split, POOL) if original else None
             rows = folds(experiment.data, split)
-            self.val = pool.take(rows[0][1])  # the pictures are the first fold's
+            self.val = pool.subset(rows[0][1])  # the pictures are the first fold's
 
             def of_folds() -> FoldedTrainer:
                 trainers = []
                 for fold, (train_rows, val_rows) in enumerate(rows):
                     folder = self.folder / f"fold-{fold}"
                     folder.mkdir(exist_ok=True)
-                    truth = masks.take(val_rows) if masks is not None else None
-                    trainers.append(trainer_of(pool.take(train_rows), pool.take(val_rows), truth, folder))
+                    truth = masks.subset(val_rows) if masks is not None else None
+                    trainers.append(trainer_of(pool.subset(train_rows), pool.subset(val_rows), truth, folder))
                 return FoldedTrainer(trainers, folder=self.folder)
 
             trainer = of_folds()
-            if trainer.apart:
+            if trainer.inconsistent:
                 trainer.close()
                 for lost in (*self.folder.glob("fold-*/last.pt"), self.folder / "folds.json"):
                     lost.unlink(missing_ok=True)

@@ -18,11 +18,11 @@ from tunesearch.production.labeller import Labeller, Prepared, ahead
 from tunesearch.production.model import Model
 from tunesearch.production.stack import Stack
 from tunesearch.segmentation.config import ClassSpec, DataConfig, Size
-from tunesearch.segmentation.data.cache import resize_image, resize_mask
 from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import PARTS, Pair, every_pair, find_pairs, resolve_classes
 from tunesearch.segmentation.data.overlay import PanelRow, panel
 from tunesearch.segmentation.data.palette import palette
+from tunesearch.segmentation.data.resize import resize_image, resize_mask
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256, write_atomic, write_text
 from tunesearch.segmentation.metrics import Scores, scores

@@ -30,11 +30,11 @@ from tunesearch.segmentation.config import VAL_METRICS, DataConfig, TrainConfig
 from tunesearch.segmentation.data.augmentation import check_augmentation
 from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.splits import POOL, Split, freeze_split
+from tunesearch.segmentation.device import pick_device
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import data_root as root_of
 from tunesearch.segmentation.files import write_text
 from tunesearch.segmentation.team import Team
-from tunesearch.segmentation.trainer import pick_device
 from tunesearch.tracking.tags import measured_on
 from tunesearch.tracking.training import TrainingRun
 from tunesearch.version import __version__
