@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesearch.api.options import EnsembleOptions, EvaluateOptions, ExportOptions, PredictOptions, TrainOptions
 from tunesearch.api.places import require_no_password, storage_folder, tracking_uri
-from tunesearch.engine.preflight import check_address, find_own_code
+from tunesearch.engine.preflight import check_address
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.store import Ledger
 from tunesearch.options import takes
@@ -36,6 +36,7 @@ from tunesearch.production.train import train as train_configuration
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import Pair
+from tunesearch.segmentation.user_code import find_user_code
 from tunesearch.tracking.registry import check_model_name
 from tunesearch.tracking.registry import register as register_bundle
 
@@ -64,7 +65,7 @@ def export(name: str, output: str | Path, options: ExportOptions) -> dict[str, A
         require_no_password(uri)
     ledger = Ledger.open(folder, name)
     try:
-        find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+        find_user_code(str(ledger.attribute("settings", {}).get("code", ".")))
         content = write_export(ledger, output, trial=options.trial, said=options.on_message)
     finally:
         ledger.close()

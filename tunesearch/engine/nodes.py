@@ -22,13 +22,14 @@ from ruamel.yaml import YAML
 
 from tunesearch.engine.heartbeat import created_at
 from tunesearch.engine.options import SearchOptions
-from tunesearch.engine.preflight import check_own_code, find_own_code
+from tunesearch.engine.preflight import check_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
 from tunesearch.ledger.folders import read_experiment
 from tunesearch.ledger.versions import versions
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256
+from tunesearch.segmentation.user_code import find_user_code
 
 PATIENCE = 120.0
 """Seconds that a node has to answer; a new process there imports PyTorch first."""
@@ -200,7 +201,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
         say(f"must be able to read the data set: {error.strerror}", str(error.filename))
     except TunesearchError as error:
         say(f"must be able to make the sample data set: {error}")
-    find_own_code(demands.code)
+    find_user_code(demands.code)
     try:
         check_own_code(experiment)
     except TunesearchError as error:

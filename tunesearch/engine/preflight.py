@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, T
 from tunesearch.segmentation.data.checks import DataReport, check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, folds, freeze_split
+from tunesearch.segmentation.user_code import find_user_code
 from tunesearch.strategy.early_stopping import most_epochs
 
 
@@ -32,7 +32,7 @@ def preflight(experiment: Experiment, options: SearchOptions) -> tuple[DataRepor
     problems: list[Problem] = []
     report: DataReport | None = None
     split: Split | None = None
-    find_own_code(options.code)
+    find_user_code(options.code)
     try:
         split = freeze_split(experiment.data)
         folds(experiment.data, split)  # says if there are too few images for them
@@ -54,16 +54,10 @@ def check_surroundings(experiment: Experiment, options: SearchOptions) -> None:
     Raises:
         InputError: every problem at once.
     """
-    find_own_code(options.code)
+    find_user_code(options.code)
     problems = _surroundings(experiment, options, [])
     if problems:
         raise InputError(problems)
-
-
-def find_own_code(folder: str) -> None:
-    """Let modules of the user's own be imported from a folder; what is installed goes first."""
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 def _surroundings(experiment: Experiment, options: SearchOptions, known: list[Problem]) -> list[Problem]:

@@ -30,7 +30,6 @@ from modulefinder import ModuleFinder
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, WeightsError
 from tunesearch.production.card import card
 from tunesearch.production.configuration import read_configuration, write_configuration
@@ -43,6 +42,7 @@ from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import disk_full, is_disk_full, sync
 from tunesearch.segmentation.models import SegmentationModel, build_model
 from tunesearch.segmentation.models.weights import read_weights
+from tunesearch.segmentation.user_code import find_user_code
 from tunesearch.version import __version__
 
 FORMAT = 1
@@ -392,7 +392,7 @@ def _is_inside(name: str) -> bool:
 def own_code(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
     """The user's own modules behind ``module:function`` in a configuration, and the modules beside them they import.
 
-    They must be importable here (:func:`tunesearch.engine.preflight.find_own_code`). What is installed with Python or
+    They must be importable here (:func:`tunesearch.engine.preflight.find_user_code`). What is installed with Python or
     into its environment is not the user's own.
 
     Returns:
@@ -457,4 +457,4 @@ def own_modules(folder: Path | None) -> Iterator[None]:
             for name in [name for name in sys.modules if name.partition(".")[0] in names]:
                 del sys.modules[name]
             sys.modules.update(earlier)
-        find_own_code(place)
+        find_user_code(place)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from tunesearch.engine.preflight import find_own_code
 from tunesearch.experiment import Objective
 from tunesearch.production.bundle import own_modules
 from tunesearch.segmentation.config import DataConfig, TrainConfig
@@ -21,6 +20,7 @@ from tunesearch.segmentation.data.splits import POOL, Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import Trainer
+from tunesearch.segmentation.user_code import find_user_code
 
 On = Literal["train", "train+val"]
 Tell = Callable[[str, Any], None]
@@ -59,7 +59,7 @@ class Job:
     def own_code(self) -> Iterator[None]:
         """Let the user's own modules be imported."""
         if self.beside is not None:
-            find_own_code(str(self.beside))
+            find_user_code(str(self.beside))
         with own_modules(self.code):
             yield
 

@@ -10,6 +10,12 @@ from typing import Any
 from tunesearch.errors import InputError, Problem
 
 
+def find_user_code(folder: str) -> None:
+    """Let the user's modules be imported from a folder; what is installed goes first."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def import_object(path: str, what: str) -> Any:
     """The function or class behind ``module:attribute``, a user's own model or loss.
 
