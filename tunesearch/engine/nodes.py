@@ -136,6 +136,7 @@ def check_nodes(search: Path, options: SearchOptions) -> Demands:
 def unfit_by(error: ray.exceptions.RayActorError) -> UnfitNode | None:
     """The node that cannot even make a trial's process, if that is what an actor's death tells."""
     if error.actor_init_failed:
+        # ray.util.state tells it as well, but only where a dashboard runs.
         made = ray._private.state.actors(error.actor_id).get("Address", {}).get("NodeID")
         for node in ray.nodes():
             if node["NodeID"] == made:

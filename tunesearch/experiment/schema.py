@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from tunesearch.experiment.sections import FIELDS, NAME_PATTERN, SCHEDULERS, SMOKE_SECTIONS, Objective, SearchSettings
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 
-
 _SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
 _SIZE = {"type": "string", "pattern": r"^\s*\d+\s*[xX]\s*\d+\s*$"}
 """How a file writes a size; the model's own schema knows only the mapping."""

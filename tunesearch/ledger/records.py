@@ -51,7 +51,7 @@ class TrialRecord:
         ended_at: Unix time at which it was closed; None while it is live, and for duplicates.
         place: it was the ``place``-th to end, from 1, whatever the clocks say; None as ``ended_at``.
         lost_at: the last committed epoch when its process was lost for the last time; -1: it never was.
-        storage_id: Optuna's id of it in its storage, which is not its number; -1: it is in none.
+        storage_id: Optuna's id of it in its storage, which is not its number; -1: nobody has asked for it yet.
     """
 
     number: int

@@ -298,7 +298,7 @@ class Ledger(SearchRecord):
         """Write a whole new trial, once however often it is called; gives its id."""
         trials = self.optuna_trials()
         if len(trials) > trial.number:  # written, but the answer was lost
-            return int(trials[trial.number]._trial_id)  # Optuna says it nowhere else
+            return self._id_of(trial.number)
         return int(self._storage.create_new_trial(self._study_id, template_trial=trial))
 
     def commit_epoch(self, metrics: EpochMetrics, *, number: int, stopped: bool) -> EpochRecord:
@@ -369,7 +369,15 @@ class Ledger(SearchRecord):
     def _write(self, work: Callable[..., object], record: TrialRecord, *values: Any) -> None:
         """Write to a trial. That it is closed already means that an earlier attempt's answer was lost."""
         with contextlib.suppress(UpdateFinishedTrialError):
-            self._database.write(work, record.storage_id, *values)
+            self._database.write(self._write_to, work, record, *values)
+
+    def _write_to(self, work: Callable[..., object], record: TrialRecord, *values: Any) -> None:
+        if record.storage_id < 0:
+            record.storage_id = self._id_of(record.number)
+        work(record.storage_id, *values)
+
+    def _id_of(self, number: int) -> int:
+        return int(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
@@ -391,7 +399,6 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         ended_at=ended.get("at"),
         place=ended.get("place"),
         lost_at=attributes.get("lost_at", -1),
-        storage_id=trial._trial_id,  # Optuna says it nowhere else
     )
     for key in sorted(key for key in attributes if key.startswith(_EPOCH)):
         saved = attributes[key]
