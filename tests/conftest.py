@@ -269,8 +269,8 @@ def _train(folder: Path, changes: dict[str, Any]) -> Any:
     from tunesearch.segmentation.data.cache import decoded
     from tunesearch.segmentation.data.layouts import resolve_classes
     from tunesearch.segmentation.data.splits import freeze_split
-    from tunesearch.segmentation.own_code import own_code_files
     from tunesearch.segmentation.trainer import Trainer
+    from tunesearch.segmentation.user_code import user_code_files
 
     usual: dict[str, Any] = {"architecture": "encoder_decoder", "depth": 2, "width": 8, "size": "32x32"}
     usual |= {"epochs": 8, "lr": 0.01, "batch_norm": True, "augmentation": "none"}  # enough to know some classes
@@ -298,7 +298,7 @@ def _train(folder: Path, changes: dict[str, Any]) -> Any:
         weights=folder / "best.safetensors",
         effective=trainer.effective(),
         curve=curve,
-        code=own_code_files(config, data),
+        code=user_code_files(config, data),
     )
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 import tunesearch
 from tunesearch.production.bundle import read_bundle
-from tunesearch.production.training.options import TrainOptions
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.train import train as train_production
 from tunesearch.segmentation.epoch import EpochMetrics
 
@@ -38,8 +38,8 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(path: Path, output: str, **given: Any) -> dict[str, Any]:
         uri = f"sqlite:///{tmp_path}/mlflow.db"
         callbacks = {name: given.pop(name) for name in ("on_message", "on_epoch") if name in given}
-        options = TrainOptions(output=tmp_path / output, tracking_uri=uri, storage=tmp_path, formats=(), **given)
-        return train_production(path, options, **callbacks)
+        setup = TrainingSetup(output=tmp_path / output, tracking_uri=uri, storage=tmp_path, formats=(), **given)
+        return train_production(path, setup, **callbacks)
 
     return call
 

@@ -20,7 +20,7 @@ from tunesearch.production.bundle.programs import write_programs
 from tunesearch.production.model import open_model
 from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import Size, TrainConfig
-from tunesearch.segmentation.data.cache import resize_image
+from tunesearch.segmentation.data.resize import resize_image
 from tunesearch.segmentation.models import SegmentationModel, build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # torch.export's own

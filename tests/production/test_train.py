@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import tunesearch
 from tunesearch.cli import main
 from tunesearch.production.bundle import read_bundle
-from tunesearch.production.training.options import TrainOptions
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.train import train as train_production
 from tunesearch.production.training.unfinished import UnfinishedTraining
 from tunesearch.segmentation.data.layouts import find_pairs
@@ -61,8 +61,8 @@ def train(tmp_path: Path, tracker: str) -> Callable[..., dict[str, Any]]:
 
     def call(path: Path, output: str, **given: Any) -> dict[str, Any]:
         callbacks = {name: given.pop(name) for name in ("on_message", "on_epoch") if name in given}
-        options = TrainOptions(output=tmp_path / output, tracking_uri=tracker, storage=tmp_path, formats=(), **given)
-        return train_production(path, options, **callbacks)
+        setup = TrainingSetup(output=tmp_path / output, tracking_uri=tracker, storage=tmp_path, formats=(), **given)
+        return train_production(path, setup, **callbacks)
 
     return call
 
@@ -126,7 +126,7 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     from tunesearch.ledger.store import Ledger
     from tunesearch.production.export import export
 
-    result = tunesearch.run(tiny_space, name="s", storage=tmp_path, trials=1, tracking=tracker)
+    result = tunesearch.run(tiny_space, name="s", storage=tmp_path, trials=1, tracking_uri=tracker)
     assert result.best is not None
     ledger = Ledger.open(tmp_path, "s")
     recorded = [(e.metrics.train_loss, e.metrics.val_miou) for _, e in sorted(ledger.trials[0].epochs.items())]

@@ -9,10 +9,11 @@ from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.records import TrialRecord
-from tunesearch.ledger.store import Ledger, versions
+from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.versions import versions
 from tunesearch.production.bundle import FORMATS, Training, require_new, write_bundle
 from tunesearch.production.configuration import require_replaceable, write_configuration
-from tunesearch.segmentation.own_code import own_code_files
+from tunesearch.segmentation.user_code import user_code_files
 from tunesearch.strategy.confirmation import confirmation
 
 
@@ -120,7 +121,7 @@ def training(ledger: Ledger, trial: int | None = None) -> Training:
         weights=weights_of(ledger, record),
         effective=json.loads(effective.read_text("utf-8")),
         curve=tuple(record.epochs[epoch].metrics for epoch in sorted(record.epochs)),
-        code=own_code_files(record.config, ledger.experiment.data),
+        code=user_code_files(record.config, ledger.experiment.data),
         confirmation=confirmed.as_dict() if confirmed is not None and confirmed.done and among else None,
     )
 

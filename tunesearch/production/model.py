@@ -18,7 +18,7 @@ from tunesearch.production.export import chosen, weights_of
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
-from tunesearch.segmentation.own_code import find_own_code
+from tunesearch.segmentation.user_code import find_user_code
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def open_trial(ledger: Ledger, record: TrialRecord) -> Model:
         InputError: the search did not keep its weights; own code that is not there.
         WeightsError: the file of the weights is damaged.
     """
-    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    find_user_code(str(ledger.attribute("settings", {}).get("code", ".")))
     weights = weights_of(ledger, record)
     classes = resolve_classes(ledger.experiment.data)
     return Model(

@@ -25,8 +25,9 @@ from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.facts import MEANINGS, short
 from tunesearch.reporting.study import Importances
 from tunesearch.segmentation.data.checks import DataReport, PartReport
-from tunesearch.strategy.asha import Asha, build_stopper
+from tunesearch.strategy.asha import Asha
 from tunesearch.strategy.confirmation import LEVEL, Confirmation
+from tunesearch.strategy.early_stopping import build_stopper
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#2b84c4", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8b949e",

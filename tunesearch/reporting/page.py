@@ -17,7 +17,6 @@ from plotly.offline import get_plotlyjs
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from tunesearch import __version__
 from tunesearch.errors import InputError, Problem, TunesearchError
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
@@ -36,9 +35,10 @@ from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.layouts import PARTS, find_pairs, resolve_classes
 from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.own_code import find_own_code
+from tunesearch.segmentation.user_code import find_user_code
 from tunesearch.strategy.confirmation import LEVEL, Confirmation, confirmation
 from tunesearch.tracking.store import without_password
+from tunesearch.version import __version__
 
 FINDINGS = 30
 """The most lines of one kind of finding."""
@@ -107,7 +107,7 @@ class _View:
         self.missing: list[str] = []
         self.classes: tuple[ClassSpec, ...] = ()
         settings = ledger.attribute("settings", {})
-        find_own_code(str(settings.get("code", ".")))
+        find_user_code(str(settings.get("code", ".")))
         try:
             self.classes = resolve_classes(ledger.experiment.data)
         except TunesearchError as error:

@@ -332,7 +332,7 @@ def test_background_is_never_made_up(fields: dict[str, Any]) -> None:
 
 def test_a_part_of_some_rows_is_read_by_them() -> None:
     whole = part()
-    some = whole.take([7, 2, 5])
+    some = whole.subset([7, 2, 5])
     copied = DecodedPart(whole.images[[7, 2, 5]], whole.masks[[7, 2, 5]], ("7", "2", "5"))
     for fields in FEATURES:
         loaders = [train_loader(one, config(**{"size": "48x32", **fields})) for one in (some, copied)]

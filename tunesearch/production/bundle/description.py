@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tunesearch
 from tunesearch.production.bundle.hashes import source_hash
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -15,6 +14,7 @@ from tunesearch.segmentation.data.palette import palette
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import SegmentationModel
+from tunesearch.version import __version__
 
 FORMAT = 1
 """Raised whenever a bundle's content changes."""
@@ -31,7 +31,7 @@ class Training:
         weights: file of the best epoch's weights (safetensors).
         effective: ``Trainer.effective()``.
         curve: the metrics of every epoch.
-        code: the user's own modules: see :func:`~tunesearch.segmentation.own_code.own_code_files`.
+        code: the user's own modules: see :func:`~tunesearch.segmentation.user_code.user_code_files`.
         confirmation: how the score was confirmed; None: it was not.
     """
 
@@ -92,7 +92,7 @@ def describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
         },
         "seed": config.seed,
         **{key: effective.get(key) for key in ("threads", "precision", "device")},
-        "code": {"tunesearch": tunesearch.__version__, "sha256": source_hash()},
+        "code": {"tunesearch": __version__, "sha256": source_hash()},
         "own_code": sorted(path.name for path in training.code),
         "versions": document.get("versions", {}),
     }

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tunesearch
-
 
 def source_hash() -> str:
     """SHA-256 (hex) over the names and contents of all modules of tunesearch, whatever folder they are installed in."""
-    package = Path(tunesearch.__file__).parent
+    package = Path(__file__).parents[2]
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         total.update(f"{path.relative_to(package).as_posix()}\0{file_hash(path)}\n".encode())

@@ -16,7 +16,7 @@ from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.models import SegmentationModel, build_model
 from tunesearch.segmentation.models.weights import read_weights
-from tunesearch.segmentation.own_code import own_modules
+from tunesearch.segmentation.user_code import user_modules
 
 _NEEDED = ("config.yaml", "effective.json", "split.json", "metrics.json", "weights.safetensors")
 
@@ -61,7 +61,7 @@ class Bundle:
             InputError: the user's own code cannot be imported.
             WeightsError: the weights do not fit the network.
         """
-        with own_modules(self.code):
+        with user_modules(self.code):
             return load_network(self.config, len(self.classes), self.folder / "weights.safetensors")
 
 

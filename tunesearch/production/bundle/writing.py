@@ -19,7 +19,7 @@ from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.files import disk_full, is_disk_full, sync
 from tunesearch.segmentation.models import SegmentationModel
 from tunesearch.segmentation.models.weights import read_weights
-from tunesearch.segmentation.own_code import own_modules
+from tunesearch.segmentation.user_code import user_modules
 
 FORMATS = ("torch", "onnx")
 """The programs that a bundle may have."""
@@ -105,7 +105,7 @@ def _write_training(training: Training, folder: Path) -> SegmentationModel:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     config, data, _ = read_configuration(folder / "config.yaml")
-    with own_modules(folder / "code" if training.code else None):
+    with user_modules(folder / "code" if training.code else None):
         return load_network(config, len(resolve_classes(data)), folder / "weights.safetensors")
 
 

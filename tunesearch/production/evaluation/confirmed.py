@@ -9,7 +9,7 @@ from typing import Any
 from tunesearch.ledger.store import Ledger
 from tunesearch.production.evaluation.evaluate import evaluate
 from tunesearch.production.model import open_trial
-from tunesearch.strategy.confirmation import Confirmation, record_look
+from tunesearch.strategy.confirmation import Confirmation
 
 MEASURED = ("miou", "miou_no_background", "dice", "pixel_accuracy")
 
@@ -42,5 +42,5 @@ def evaluate_test(
         spec.name: (statistics.fmean(there) if (there := [v for v in values if v is not None]) else None)
         for spec, values in zip(found[0].classes, per_class, strict=True)
     }
-    record_look(ledger, by="confirm", trials=leader.trials, result=result)
+    ledger.record_look(by="confirm", trials=leader.trials, result=result)
     return result

@@ -15,11 +15,11 @@ from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.model import Model
 from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import DataConfig, Size
-from tunesearch.segmentation.data.cache import resize_image, resize_mask
 from tunesearch.segmentation.data.images import read_image, read_mask
 from tunesearch.segmentation.data.layouts import Pair
 from tunesearch.segmentation.data.overlay import PanelRow, panel
 from tunesearch.segmentation.data.palette import palette
+from tunesearch.segmentation.data.resize import resize_image, resize_mask
 from tunesearch.segmentation.files import write_atomic, write_text
 
 _SHOWN = 400

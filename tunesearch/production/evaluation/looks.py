@@ -15,7 +15,6 @@ from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.store import Ledger
 from tunesearch.production.model import Model
 from tunesearch.segmentation.files import write_text
-from tunesearch.strategy.confirmation import looks, record_look
 
 FILE = "test_looks.json"
 
@@ -34,8 +33,8 @@ def looked_at_test(model: Model, *, by: str, result: dict[str, Any]) -> list[str
         return _in_folder(model.folder, {"at": time.time(), "by": by, **result})
     ledger = Ledger.open(model.folder.parent, model.folder.name)
     try:
-        earlier = [_told(look) for look in looks(ledger)]
-        record_look(ledger, by=by, trials=[model.trial], result=result)
+        earlier = [_told(look) for look in ledger.looks]
+        ledger.record_look(by=by, trials=[model.trial], result=result)
     finally:
         ledger.close()
     return earlier

@@ -13,10 +13,10 @@ from tunesearch.errors import InputError, Problem
 from tunesearch.production.model import Model
 from tunesearch.production.prediction.stack import Stack
 from tunesearch.segmentation.config import ClassSpec, Size
-from tunesearch.segmentation.data.cache import resize_image
 from tunesearch.segmentation.data.images import Pixels
+from tunesearch.segmentation.data.resize import resize_image
+from tunesearch.segmentation.device import pick_device, pick_precision
 from tunesearch.segmentation.inference import Network, resized_rows, trained_scores, window_bands, with_flips
-from tunesearch.segmentation.trainer import pick_device, pick_precision
 
 _LARGEST_SCALE = 16.0
 _LARGEST_SIDE = 2**16

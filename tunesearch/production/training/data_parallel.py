@@ -24,8 +24,7 @@ import torch
 
 from tunesearch.engine.interruption import Interruption
 from tunesearch.engine.resources import Resources, plan_workers
-from tunesearch.engine.run import ENVIRONMENT
-from tunesearch.engine.session import ray_session, remove_folder
+from tunesearch.engine.session import RAY_ENVIRONMENT, ray_session, remove_folder
 from tunesearch.errors import Halted, TunesearchError
 from tunesearch.production.training.job import Job, OnEvent, run_job
 from tunesearch.segmentation.files import write_text
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 RESTARTS = 3
 """How often in a row the processes are started again without having finished an epoch."""
 _SETTINGS = {
-    **ENVIRONMENT,
+    **RAY_ENVIRONMENT,
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's own code
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch takes its time on a busy machine
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -74,8 +73,8 @@ def train_together(
     def abandon(reason: str) -> None:
         print(f"error: {reason}; the training goes on from its last epoch when it is started again", file=sys.stderr)
 
-    with ray_session(address, noted=partial(write_text, left), abandon=abandon) as guard:
-        guard.lost = lost.append
+    with ray_session(address, on_folder=partial(write_text, left), on_abandon=abandon) as guard:
+        guard.on_lost = lost.append
         interruption.listen()
         import ray
 

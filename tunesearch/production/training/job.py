@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from tunesearch.experiment import Objective
-from tunesearch.production.training.options import On
+from tunesearch.production.training.setup import On
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import POOL, Split
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.segmentation.own_code import find_own_code, own_modules
 from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import Trainer
+from tunesearch.segmentation.user_code import find_user_code, user_modules
 
 OnEvent = Callable[[str, Any], None]
 """Takes ``built`` with {effective, resumed}, ``epoch`` with metrics, ``ended`` with {outcome, best}: plain data."""
@@ -62,11 +62,11 @@ class Job:
         return self.split.model_copy(update={"train": self.split.items(POOL), "val": ()})
 
     @contextlib.contextmanager
-    def own_code(self) -> Iterator[None]:
+    def user_code(self) -> Iterator[None]:
         """Let the user's own modules be imported."""
         if self.beside is not None:
-            find_own_code(str(self.beside))
-        with own_modules(self.code):
+            find_user_code(str(self.beside))
+        with user_modules(self.code):
             yield
 
     def trainer(self, team: Team, *, device: str = "auto", cpus: int | None = None) -> Trainer:
@@ -76,7 +76,7 @@ class Job:
             cpus: that this process may use; None: all of the machine.
         """
         size, cuda = self.config.size, device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        with self.own_code():
+        with self.user_code():
             train = decoded(self.data, self.split, POOL if self.on == POOL else "train", size)
             val = None if self.on == POOL else decoded(self.data, self.split, "val", size)
             at_original = val is not None and self.objective.resolution == "original"

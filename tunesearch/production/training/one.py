@@ -14,10 +14,10 @@ from tunesearch.errors import InputError
 from tunesearch.production.bundle import is_bundle
 from tunesearch.production.evaluation.looks import inherit_looks
 from tunesearch.production.training.job import Job, run_job
-from tunesearch.production.training.options import TrainOptions
 from tunesearch.production.training.output import unfinished_folder
 from tunesearch.production.training.reproduction import differences, reproduced
 from tunesearch.production.training.result import write_model_folder
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.source import Source
 from tunesearch.production.training.unfinished import UnfinishedTraining
 from tunesearch.segmentation.epoch import EpochMetrics
@@ -45,13 +45,13 @@ class OneTraining:
         output: Path,
         *,
         name: str,
-        options: TrainOptions,
+        setup: TrainingSetup,
         on_message: Callable[[str], None],
         on_epoch: Callable[[EpochMetrics], None],
     ) -> None:
         self.work = unfinished_folder(output.absolute())
         self.job = replace(job, folder=self.work)
-        self.source, self.output, self.name, self.options = source, output, name, options
+        self.source, self.output, self.name, self.setup = source, output, name, setup
         self.on_message, self.on_epoch = on_message, on_epoch
         self.state = UnfinishedTraining(self.work)
         self.run: TrainingRun | None = None
@@ -94,7 +94,7 @@ class OneTraining:
 
     def _run(self, interruption: Interruption) -> None:
         """Train in this process, or in several."""
-        workers, address = self.options.workers, self.options.address
+        workers, address = self.setup.workers, self.setup.address
         if workers == 1 and address is None:
             run_job(self.job, Team(), self._on_event)
             return
@@ -144,8 +144,8 @@ class OneTraining:
         tags |= {f"tunesearch.{key}": str(origin.get(key, "")) for key in ("search", "trial")}
         tags |= measured_on(job.data, job.split.digest, objective=objective.metric, resolution=objective.resolution)
         run = TrainingRun(
-            self.options.tracking_uri,
-            storage=self.options.storage,
+            self.setup.tracking_uri,
+            storage=self.setup.storage,
             name=self.name,
             params=job.config.model_dump(mode="json"),
             tags=tags,
@@ -168,7 +168,7 @@ class OneTraining:
                 effective=self.effective,
                 best=EpochMetrics.from_dict(self.best),
                 curve=self.state.epochs,
-                formats=self.options.formats,
+                formats=self.setup.formats,
                 on_message=self.on_message,
             )
         bundle = self.source.bundle

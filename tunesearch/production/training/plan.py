@@ -9,35 +9,35 @@ from typing import Any
 
 from tunesearch.errors import DataError, InputError, Problem
 from tunesearch.production.training.job import Job
-from tunesearch.production.training.options import TrainOptions
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.source import Source
 from tunesearch.segmentation.data.augmentation import check_augmentation
 from tunesearch.segmentation.data.checks import check_data
 from tunesearch.segmentation.data.splits import POOL, Split, freeze_split
+from tunesearch.segmentation.device import pick_device
 from tunesearch.segmentation.files import data_root
-from tunesearch.segmentation.trainer import pick_device
 
 
-def plan_job(source: Source, options: TrainOptions, on_message: Callable[[str], None]) -> Job:
+def plan_job(source: Source, setup: TrainingSetup, on_message: Callable[[str], None]) -> Job:
     """The job of a training, with everything but its files: see :func:`with_files`.
 
     Raises:
         InputError: the schedule looks at the validation, where there is none.
     """
-    changes: dict[str, Any] = {} if options.epochs is None else {"epochs": options.epochs}
-    if options.on == POOL:
+    changes: dict[str, Any] = {} if setup.epochs is None else {"epochs": setup.epochs}
+    if setup.on == POOL:
         changes |= _without_validation(source, on_message)
-    data, weights = source.data, options.encoder_weights
-    if options.data_root is not None:
-        data = data.model_copy(update={"root": options.data_root.expanduser().absolute()})
+    data, weights = source.data, setup.encoder_weights
+    if setup.data_root is not None:
+        data = data.model_copy(update={"root": setup.data_root.expanduser().absolute()})
     code = None if source.bundle is None else source.bundle.code
     return Job(
         config=source.config.model_copy(update=changes),
         data=data,
         split=Split(root=Path(), train=(), val=()),
-        on=options.on,
+        on=setup.on,
         objective=source.objective,
-        folder=options.output,
+        folder=setup.output,
         encoder_weights=None if weights is None else weights.absolute(),
         code=None if code is None else code.resolve(),
         beside=None if source.bundle is not None else source.path.parent.resolve(),
@@ -51,7 +51,7 @@ def with_files(job: Job, source: Source, *, data_as_is: bool, on_message: Callab
     Raises:
         InputError: the data set or the augmentation is not as it must be.
     """
-    with job.own_code():
+    with job.user_code():
         split = _split(source, job, data_as_is=data_as_is, on_message=on_message)
         check_data(job.data, split=split).raise_if_broken()
         check_augmentation(job.config)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tunesearch
-from tunesearch.ledger.store import versions
+from tunesearch.ledger.versions import versions
 from tunesearch.production.bundle import Training, write_bundle
 from tunesearch.production.training.job import Job
 from tunesearch.production.training.source import Source
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.segmentation.own_code import own_code_files
+from tunesearch.segmentation.user_code import user_code_files
+from tunesearch.version import __version__
 
 
 def write_model_folder(
@@ -36,7 +36,7 @@ def write_model_folder(
     """
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
-    with job.own_code():
+    with job.user_code():
         training = Training(
             name=name,
             document=_document(job, source, best, epochs=len(curve)),
@@ -44,7 +44,7 @@ def write_model_folder(
             weights=job.folder / "best.safetensors",
             effective=effective,
             curve=tuple(curve),
-            code=own_code_files(job.config, job.data),
+            code=user_code_files(job.config, job.data),
         )
         write_bundle(training, output, formats=formats, on_message=on_message)
 
@@ -54,7 +54,7 @@ def _document(job: Job, source: Source, best: EpochMetrics, *, epochs: int) -> d
     objective, validated = source.objective, job.on == "train"
     return {
         "trained_from": source.origin,  # not search and trial: it is not that trial's network
-        "tunesearch": tunesearch.__version__,
+        "tunesearch": __version__,
         "outcome": "completed",
         "on": job.on,
         "score": {

@@ -11,23 +11,23 @@ from typing import Any
 from tunesearch.errors import InputError, Problem
 from tunesearch.experiment import Objective
 from tunesearch.production.bundle import is_bundle
-from tunesearch.production.training.options import TrainOptions
 from tunesearch.production.training.output import require_no_other_files
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.source import Source
 from tunesearch.segmentation.files import write_text
 
 
-def chosen_seeds(source: Source, options: TrainOptions) -> list[int]:
+def chosen_seeds(source: Source, setup: TrainingSetup) -> list[int]:
     """The seeds to train with, each once, in the order that they were given in; none: the configuration's.
 
     Raises:
         InputError: both a number of seeds and seeds are given.
     """
-    seeds = list(options.seeds)
-    if options.repeats > 1:
+    seeds = list(setup.seeds)
+    if setup.repeats > 1:
         if seeds:
             raise InputError(Problem("--seeds", "is a number of seeds, and --seed gives them: give one of both"))
-        seeds = [(source.config.seed + step) % 2**32 for step in range(options.repeats)]
+        seeds = [(source.config.seed + step) % 2**32 for step in range(setup.repeats)]
     return list(dict.fromkeys(seeds))
 
 

@@ -15,24 +15,24 @@ from typing import Any
 
 from tunesearch.engine.interruption import Interruption
 from tunesearch.production.training.one import OneTraining
-from tunesearch.production.training.options import TrainOptions
 from tunesearch.production.training.output import finished_result, require_free
 from tunesearch.production.training.plan import plan_job, with_files
 from tunesearch.production.training.seeds import chosen_seeds, seed_folders, summarize
+from tunesearch.production.training.setup import TrainingSetup
 from tunesearch.production.training.source import read_source
 from tunesearch.segmentation.epoch import EpochMetrics
 
 
 def train(
     path: Path,
-    options: TrainOptions,
+    setup: TrainingSetup,
     *,
     on_message: Callable[[str], None] = lambda text: None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train a model folder or an exported configuration to its last epoch; goes on where a killed one stood.
 
-    Ends in a model folder, ``options.output``; with several seeds in one for each below it, ``seed-N``, and
+    Ends in a model folder, ``setup.output``; with several seeds in one for each below it, ``seed-N``, and
     ``summary.json``. The same goes to MLflow.
 
     A model folder's frozen files are trained on, each verified by its hash; on a CPU with the number of threads that it
@@ -47,15 +47,15 @@ def train(
         InputError: the configuration, the data set or the weights are not as they must be.
         DiskFull, Halted: the surroundings ended it; it goes on when it is started again.
     """
-    source, output = read_source(path), options.output
-    seeds = chosen_seeds(source, options)
-    job = plan_job(source, options, on_message)
+    source, output = read_source(path), setup.output
+    seeds = chosen_seeds(source, setup)
+    job = plan_job(source, setup, on_message)
     folders = seed_folders(output, seeds) if len(seeds) > 1 else {}
     if not folders:
         require_free(output)
 
     with Interruption() as interruption, _threads_kept():
-        job = with_files(job, source, data_as_is=options.data_as_is, on_message=on_message)
+        job = with_files(job, source, data_as_is=setup.data_as_is, on_message=on_message)
 
         def train_one(seed: int, folder: Path, name: str) -> dict[str, Any]:
             one = replace(job, config=job.config.model_copy(update={"seed": seed}))
@@ -63,7 +63,7 @@ def train(
             if result is not None:
                 return result
             training = OneTraining(
-                one, source, folder, name=name, options=options, on_message=on_message, on_epoch=on_epoch
+                one, source, folder, name=name, setup=setup, on_message=on_message, on_epoch=on_epoch
             )
             return training.train(interruption)
 

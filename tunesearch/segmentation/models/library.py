@@ -1,4 +1,4 @@
-"""Networks on encoders of segmentation-models-pytorch: its own families, and the decoders of reports B and D."""
+"""Networks on encoders of segmentation-models-pytorch: that library's own, and two decoders of the reports."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from tunesearch.errors import Infeasible, Problem, nearest
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.models.deconvolution import EncoderDeconv
-from tunesearch.segmentation.models.upsampling import UpsamplingDecoder
+from tunesearch.segmentation.reports.networks import DECODERS
 
 Builder = Callable[[TrainConfig, int], Any]
 
@@ -132,13 +131,13 @@ def _plain(network: str) -> Builder:
     return build
 
 
-def _upsampling_decoder(config: TrainConfig, classes: int) -> Any:
-    encoder = bare_encoder(str(config.encoder))
-    return UpsamplingDecoder(encoder, classes, width=config.decoder_width, dropout=config.dropout)
+def _on_bare_encoder(network: str) -> Builder:
+    """One of the reports' networks on an encoder, by name."""
 
+    def build(config: TrainConfig, classes: int) -> Any:
+        return DECODERS[network](config, classes, bare_encoder(str(config.encoder)))
 
-def _deconv_decoder(config: TrainConfig, classes: int) -> Any:
-    return EncoderDeconv(bare_encoder(str(config.encoder)), classes, config.dropout)
+    return build
 
 
 LIBRARY: dict[str, Builder] = {
@@ -153,8 +152,7 @@ LIBRARY: dict[str, Builder] = {
     "pan": _pan,
     "upernet": _plain("UPerNet"),
     "segformer": _plain("Segformer"),
-    "upsampling_decoder": _upsampling_decoder,
-    "deconv_decoder": _deconv_decoder,
+    **{name: _on_bare_encoder(name) for name in DECODERS},
 }
 """What is built on an encoder: (configuration, number of classes) -> network, with random weights."""
 

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tunesearch.segmentation.models.conv_stack import tripled
+from tunesearch.segmentation.reports.conv_stack import tripled
 
 
 def _conv(inputs: int, outputs: int, *, batch_norm: bool) -> list[nn.Module]:

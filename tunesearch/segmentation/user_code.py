@@ -1,4 +1,4 @@
-"""The user's own modules, behind ``module:function`` in a configuration: found, listed, kept apart."""
+"""The user's own functions and classes, named in a configuration as ``module:attribute``; the modules they are in."""
 
 from __future__ import annotations
 
@@ -10,21 +10,43 @@ import sysconfig
 from collections.abc import Iterator
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.segmentation.config import IMPORT_PATH, DataConfig, TrainConfig
 
 
-def find_own_code(folder: str) -> None:
-    """Let modules of the user's own be imported from a folder; what is installed goes first."""
+def find_user_code(folder: str) -> None:
+    """Let the user's modules be imported from a folder; what is installed goes first."""
     if folder not in sys.path:
         sys.path.append(folder)
 
 
-def own_code_files(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
+def import_object(path: str, what: str) -> Any:
+    """The function or class behind ``module:attribute``, a user's own model or loss.
+
+    Raises:
+        InputError: it cannot be imported or called.
+    """
+    module_name, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way while it is imported
+        hint = "put the module beside the file that names it, or on PYTHONPATH"
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({reason})", hint=hint)
+        raise InputError(problem) from error
+    if not callable(found):
+        raise InputError(Problem(what, "must be a function or a class", value=f"{path}, {type(found).__name__}"))
+    return found
+
+
+def user_code_files(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
     """The user's own modules behind ``module:function`` in a configuration, and the modules beside them they import.
 
-    They must be importable here (:func:`find_own_code`). What is installed with Python or
+    They must be importable here (:func:`find_user_code`). What is installed with Python or
     into its environment is not the user's own.
 
     Returns:
@@ -66,7 +88,7 @@ def _home(name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def own_modules(folder: Path | None) -> Iterator[None]:
+def user_modules(folder: Path | None) -> Iterator[None]:
     """Import modules from a model folder's code/ first, whatever other modules of their names this process knows.
 
     Two folders may have modules of one name. What is imported later, by code that imports when it runs, is found too.
@@ -89,4 +111,4 @@ def own_modules(folder: Path | None) -> Iterator[None]:
             for name in [name for name in sys.modules if name.partition(".")[0] in names]:
                 del sys.modules[name]
             sys.modules.update(earlier)
-        find_own_code(place)
+        find_user_code(place)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.models import build_model
-from tunesearch.segmentation.models.encoder_decoder import EncoderDecoder
+from tunesearch.segmentation.reports.encoder_decoder import EncoderDecoder
 
 
 def network(classes: int = 3, **fields: Any) -> EncoderDecoder:

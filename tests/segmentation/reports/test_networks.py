@@ -12,8 +12,8 @@ from torchvision.models import resnet18, vgg16
 
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.models import SegmentationModel, build_model
-from tunesearch.segmentation.models.deconvolution import EncoderDeconv
-from tunesearch.segmentation.models.upsampling import UpsamplingDecoder
+from tunesearch.segmentation.reports.deconvolution import EncoderDeconv
+from tunesearch.segmentation.reports.upsampling import UpsamplingDecoder
 
 
 def built(classes: int, **fields: object) -> SegmentationModel:

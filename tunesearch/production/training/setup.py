@@ -14,7 +14,7 @@ On = Literal["train", "train+val"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainingSetup:
     """How a configuration is trained, and where that is kept.
 
     Attributes:
