@@ -23,9 +23,9 @@ from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.strategy import confirmation
 from tunesearch.tracking.known import Known, known
 from tunesearch.tracking.store import default_uri
+from tunesearch.tracking.sync import sync
 from tunesearch.tracking.tags import measured_on
 from tunesearch.tracking.training import TrainingRun
-from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 

@@ -17,8 +17,8 @@ from tunesearch.reporting.comparison import compare as compare_trials
 from tunesearch.reporting.leaderboard import Board, boards
 from tunesearch.tracking.known import known
 from tunesearch.tracking.store import default_uri, without_password
-from tunesearch.tracking.view import log_report
-from tunesearch.tracking.view import sync as sync_view
+from tunesearch.tracking.sync import log_report
+from tunesearch.tracking.sync import sync as sync_view
 
 
 def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
