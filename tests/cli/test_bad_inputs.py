@@ -34,6 +34,7 @@ import pytest
 from PIL import Image
 
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a user meets warnings as words, not as errors
 
@@ -636,7 +637,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
     from safetensors.torch import save_file
 
     from tunesearch import export, load_experiment
-    from tunesearch.engine.options import Settings
+    from tunesearch.engine.options import SearchOptions
     from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.models import build_model
@@ -653,10 +654,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[...,
     _write("space.yaml", SPACE)(here)
 
     experiment = load_experiment(here / "space.yaml", data_root=here / "voc")
-    settings = Settings(address="local", code=str(here))
+    settings = SearchOptions(address="local", code=str(here))
     ledger = Ledger.create(here / "runs", "kept", experiment, freeze_split(experiment.data), settings.as_dict())
     for outcome, epochs in (("completed", 2), ("stopped", 1)):
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         for epoch in range(1, epochs + 1):
             metrics = epoch_metrics(epoch, 0.1 * epoch, val_iou=(0.1, 0.1, 0.1))

@@ -14,6 +14,7 @@ import click
 import pytest
 
 from tunesearch.cli import cli, main
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError, PicturesSkipped, Problem
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_be_written(
 
     split = Split(root=tmp_path, train=(), val=())
     ledger = Ledger.create(tmp_path, "a", load_experiment(tiny_space), split, {})
-    ledger.ask()
+    Asker(ledger).ask()
     ledger.close()
     output = "/proc/nowhere/best.yaml"  # not even root can write there
     code, _, err = run_cli("export", "a", "--trial", "0", "-o", output, "--storage", tmp_path)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.engine.searcher import ALIKE, Conductor
+from tunesearch.engine.callback import SearchCallback
+from tunesearch.engine.conductor import ALIKE, Conductor
+from tunesearch.engine.options import SearchOptions
 from tunesearch.errors import Halted, NoUsableTrial
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import database
@@ -24,22 +26,17 @@ EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]
 
 
-def _conductor(space: Path, storage: Path, *overrides: str, **settings: Any) -> Conductor:
+def _conductor(space: Path, storage: Path, *overrides: str, **options: Any) -> Conductor:
     experiment = load_experiment(space, overrides=("search.trials=20", *overrides))
     ledger = Ledger.create(storage, "a", experiment, EMPTY, {})
-    usual = {
-        "assign": lambda record: {"number": record.number},
-        "changed": lambda number: None,
-        "deadline": None,
-    }
-    return Conductor(ledger, **{**usual, **settings})
+    return Conductor(ledger, SearchOptions(**options), SearchCallback())
 
 
 def _begin(conductor: Conductor) -> int:
     identity = f"trial{len(conductor.ledger.trials)}"
-    assigned = conductor.next(identity)
-    assert isinstance(assigned, dict)
-    return int(assigned["number"])
+    record = conductor.next(identity)
+    assert record is not None
+    return record.number
 
 
 def _report(number: int, metrics: EpochMetrics | None, outcome: str | None = None, halt: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.api.progress import Silence
+from tunesearch.engine.callback import SearchCallback
 from tunesearch.engine.trial import EPOCH_LOG
 
 pytestmark = [
@@ -87,7 +87,7 @@ def test_a_search_and_what_mlflow_says_of_it(tiny_space: Path, tmp_path: Path, m
         [(p.step, p.value) for p in points] for points in before
     ]
     # Into an empty MLflow the ledger writes the same.
-    tunesearch.sync("a", storage=storage, tracking=f"sqlite:///{tmp_path}/other.db")
+    tunesearch.sync("a", storage=storage, tracking_uri=f"sqlite:///{tmp_path}/other.db")
     from mlflow import MlflowClient
 
     other = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/other.db")
@@ -207,17 +207,17 @@ def test_mlflow_that_is_not_there_does_not_stop_a_search(tiny_space: Path, tmp_p
     """A server that refuses every connection; afterwards everything is sent to one that answers."""
     notes: list[str] = []
 
-    class Listening(Silence):
-        def note(self, text: str) -> None:
+    class Listening(SearchCallback):
+        def on_message(self, text: str) -> None:
             notes.append(text)
 
     result = tunesearch.run(
-        tiny_space, name="a", storage=tmp_path / "runs", trials=2, epochs=1, tracking="http://127.0.0.1:9",
-        progress=Listening(),
+        tiny_space, name="a", storage=tmp_path / "runs", trials=2, epochs=1, tracking_uri="http://127.0.0.1:9",
+        callback=Listening(),
     )  # fmt: skip
     assert result.status == "completed"
     assert any("tunesearch sync a" in note for note in notes)
-    tunesearch.sync("a", storage=tmp_path / "runs", tracking=f"sqlite:///{tmp_path}/runs/mlflow.db")
+    tunesearch.sync("a", storage=tmp_path / "runs", tracking_uri=f"sqlite:///{tmp_path}/runs/mlflow.db")
     _, children, _ = _runs(tmp_path / "runs")
     assert len(children) == 2
 

@@ -275,7 +275,7 @@ def asha(curves: list[tuple[int, int, float, int]], *, grace: int, reduction: in
 def judge_decisions(search: Search, rows: dict[int, Row], verdict: Verdict) -> None:
     """ASHA, replayed in the order of the commits, decides what was decided; a resume would fill the same rungs."""
     from tunesearch.ledger.store import Ledger
-    from tunesearch.strategy.asha import build_stopper
+    from tunesearch.strategy.early_stopping import build_stopper
 
     arrivals = sorted((order, row, epoch) for row in rows.values() for order, epoch in row.arrivals)
     curves = [(row.number, epoch, row.epochs[epoch]["best"], 9) for _, row, epoch in arrivals]

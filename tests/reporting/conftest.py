@@ -13,11 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from tunesearch.engine.asking import Asker
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.asha import build_stopper
+from tunesearch.strategy.early_stopping import build_stopper
 
 NOWHERE = Split(root=Path("/data/nowhere"), train=(), val=())
 STAGES: dict[str, tuple[str | None, list[float]]] = {
@@ -46,7 +47,7 @@ def told_search(tiny_space: Path, tmp_path: Path, epoch_metrics: Callable[..., E
         experiment = load_experiment(tiny_space, overrides=[f"search.trials={max(1, len(stages))}", *overrides])
         ledger = Ledger.create(tmp_path / "runs", name, experiment, split, given)
         for outcome, curve in stages.values():
-            record = ledger.ask()
+            record = Asker(ledger).ask()
             assert record is not None
             for epoch, miou in enumerate(curve, start=1):
                 iou = (miou,) * 5
@@ -80,7 +81,7 @@ def write_long_search(storage: Path, metrics: Callable[..., EpochMetrics], *, tr
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     templates = []
     for number in range(trials):
-        asked = drawn.ask()
+        asked = Asker(drawn).ask()
         point = experiment.space(asked)
         config = experiment.train_config(point, seed=number)
         height = max(0.05, 0.6 - 0.12 * abs(-3 - math.log10(float(point["lr"]))) + rng.gauss(0, 0.03))  # type: ignore[arg-type]

@@ -12,8 +12,10 @@ import pytest
 
 import tunesearch
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
+from tunesearch.ledger.steering import request_repeats
 from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.leaderboard import boards
 from tunesearch.segmentation.config import DataConfig, TrainConfig
@@ -62,7 +64,7 @@ def _search(
     file.write_text(SPACE.format(space=f"space-{root}", data=data, metric=metric))
     ledger = Ledger.create(storage, name, load_experiment(file), _split(root), {})
     for score in scores:
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         for epoch in (1, 2):
             ledger.commit_epoch(metrics(epoch, score / epoch), number=record.number, stopped=False)
@@ -74,9 +76,9 @@ def _search(
 def _repeat(ledger: Ledger, metrics: Metrics, scores: dict[int, Sequence[float]]) -> None:
     """What ``confirm`` leaves in a ledger: repeats of trials, and one look at the test part."""
     seeds = len(next(iter(scores.values())))
-    confirmation.request(ledger, [(trial, seed) for seed in range(1, seeds + 1) for trial in scores])
+    request_repeats(ledger, [(trial, seed) for seed in range(1, seeds + 1) for trial in scores])
     waiting = {trial: list(values) for trial, values in scores.items()}
-    while (record := ledger.repeat()) is not None:
+    while (record := Asker(ledger).repeat()) is not None:
         assert record.confirms is not None
         ledger.commit_epoch(metrics(1, waiting[record.confirms].pop(0)), number=record.number, stopped=False)
         ledger.end(record.number, "completed")
@@ -85,7 +87,7 @@ def _repeat(ledger: Ledger, metrics: Metrics, scores: dict[int, Sequence[float]]
     assert confirmed.leader is not None
     result = {"images": 3, "miou": {"values": [0.3, 0.5], "mean": 0.4, "deviation": 0.1}}
     trials = confirmed.candidate(confirmed.leader).trials
-    confirmation.record_look(ledger, by="confirm", trials=trials, result=result)
+    ledger.record_look(by="confirm", trials=trials, result=result)
 
 
 @pytest.fixture(scope="module")

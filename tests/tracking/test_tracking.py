@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import tunesearch
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import store as ledger_module
@@ -45,7 +46,7 @@ def _search(space: Path, storage: Path, name: str = "a", seed: int = 0, trials: 
     experiment = load_experiment(space, overrides=[f"search.seed={seed}", f"search.trials={trials}"])
     ledger = Ledger.create(storage, name, experiment, Split(root=Path("/nowhere"), train=(), val=()), {})
     for number in range(2):
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         ledger.commit_epoch(_metrics(1, 0.4), number=number, stopped=False)
         if number == 0:
@@ -221,7 +222,7 @@ def test_sync_tells_what_was_told_live(tiny_space: Path, tmp_path: Path, monkeyp
     def first(tracker: Tracker) -> None:
         ledger.end(1, "stopped")
         for _ in range(4):
-            ledger.ask()
+            Asker(ledger).ask()
             tracker.changed(max(ledger.trials))
         leave(2, "error.txt")
         ledger.end(2, "failed", "on purpose")  # without an epoch
@@ -306,7 +307,7 @@ def test_a_refused_trial_does_not_hold_up_the_others(tiny_space: Path, tmp_path:
     ledger = _search(tiny_space, tmp_path / "runs")
     uri = default_uri(tmp_path / "runs")
     said: list[str] = []
-    tracker = Tracker(ledger, uri, said=said.append)
+    tracker = Tracker(ledger, uri, on_message=said.append)
     client = MlflowClient(tracking_uri=uri)
     tracker.start()
     _until(lambda: client.get_experiment_by_name("tiny") and len(_told(uri)) == 3)
@@ -330,11 +331,11 @@ def test_one_that_reads_and_does_not_write(tiny_space: Path, tmp_path: Path) -> 
     ledger = _search(tiny_space, tmp_path / "runs")
     uri = default_uri(tmp_path / "runs")
     sync(ledger, uri, status="interrupted")
-    number = ledger.ask().number  # type: ignore[union-attr]
+    number = Asker(ledger).ask().number  # type: ignore[union-attr]
     database = sqlite3.connect(tmp_path / "runs" / "mlflow.db", isolation_level=None)
     database.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN INSERT INTO a_full_disk VALUES (1); END")
     said: list[str] = []
-    tracker = Tracker(ledger, uri, said=said.append)
+    tracker = Tracker(ledger, uri, on_message=said.append)
     tracker.start()
     _until(lambda: said)
     assert not tracker.finish("interrupted", patience=5)
@@ -412,7 +413,7 @@ def test_a_server_that_is_down_hangs_and_dies(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     ledger = _search(tiny_space, tmp_path / "runs", trials=8)
     said: list[str] = []
-    tracker = Tracker(ledger, server.uri.replace("//", "//me:secret@"), said=said.append)
+    tracker = Tracker(ledger, server.uri.replace("//", "//me:secret@"), on_message=said.append)
 
     def trouble() -> bool:
         return bool(said) and "does not answer (" in said[-1]
@@ -425,7 +426,7 @@ def test_a_server_that_is_down_hangs_and_dies(
         number = max(ledger.trials)
         ledger.commit_epoch(_metrics(2, 0.5 + number / 10), number=number, stopped=False)
         ledger.end(number, "completed")
-        fresh = ledger.ask()
+        fresh = Asker(ledger).ask()
         assert fresh is not None
         ledger.commit_epoch(_metrics(1, 0.2), number=fresh.number, stopped=False)
         for changed in (number, fresh.number):

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tunesearch.engine.callback import SearchCallback
 from tunesearch.engine.resources import Resources
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
@@ -38,7 +39,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-class Plain:
+class Plain(SearchCallback):
     """One line for whatever happens; for logs and pipes.
 
     Args:
@@ -59,30 +60,30 @@ class Plain:
     def total(self) -> int:
         """How many they are to be."""
         assert self.ledger is not None
-        return len(self.records()) + len(self.ledger.repeats()) if self.confirming else self.ledger.target
+        return len(self.records()) + len(self.ledger.requests.repeats()) if self.confirming else self.ledger.target
 
-    def note(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def checked(self, report: DataReport) -> None:
+    def on_data_checked(self, report: DataReport) -> None:
         counts = ", ".join(f"{part.images} {name}" for name, part in report.parts.items())
-        self.note(f"data: {counts} images, {len(report.classes)} classes")
+        self.on_message(f"data: {counts} images, {len(report.classes)} classes")
         for warning in report.warnings[:5]:
-            self.note(f"warning: {warning}")
+            self.on_message(f"warning: {warning}")
         if len(report.warnings) > 5:
-            self.note(f"warning: {len(report.warnings) - 5} more; tunesearch data check shows them all")
+            self.on_message(f"warning: {len(report.warnings) - 5} more; tunesearch data check shows them all")
 
-    def started(self, ledger: Ledger, resources: Resources) -> None:
+    def on_start(self, ledger: Ledger, resources: Resources) -> None:
         self.ledger = ledger
         self.begun = time.monotonic()
         gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
         what = "repeats" if self.confirming else f"trials, sampler {ledger.experiment.search.sampler}"
-        self.note(
+        self.on_message(
             f"search {ledger.name}: {self.total()} {what}, "
             f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
         )
 
-    def changed(self, number: int) -> None:
+    def on_trial_change(self, number: int) -> None:
         assert self.ledger is not None
         record = self.ledger.trials[number]
         if record.outcome is None or record.outcome == "duplicate":
@@ -95,12 +96,12 @@ class Plain:
         if record.confirms is not None:
             name = f"trial {record.confirms} with seed {record.config.seed}"
         why = f" ({record.message[:160]})" if record.message else ""
-        self.note(
+        self.on_message(
             f"[{ended}/{self.total()} {duration(time.monotonic() - self.begun)}] "
             f"{name} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
         )
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         pass
 
 
@@ -112,12 +113,12 @@ class Picture(Plain):
         self.live: Live | None = None
         self.recent: deque[str] = deque(maxlen=6)
 
-    def started(self, ledger: Ledger, resources: Resources) -> None:
-        super().started(ledger, resources)
+    def on_start(self, ledger: Ledger, resources: Resources) -> None:
+        super().on_start(ledger, resources)
         self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4, transient=True)
         self.live.start()
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None

@@ -71,7 +71,7 @@ def show(name: str, storage: Path | None, as_json: bool) -> None:
 
 @click.command()
 @options.storage
-@options.tracking
+@options.tracking_uri
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, help="On 127.0.0.1 [5000].")
 def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     """Open MLflow's page on the trials, on http://127.0.0.1:PORT."""
@@ -121,10 +121,10 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
 @click.command()
 @click.argument("name")
 @options.storage
-@options.tracking
+@options.tracking_uri
 def sync(name: str, storage: Path | None, tracking_uri: str | None) -> None:
     """Make MLflow say what the ledger of NAME says, also where MLflow was away or is another one."""
-    uri = tunesearch.sync(name, storage=storage, tracking=tracking_uri)
+    uri = tunesearch.sync(name, storage=storage, tracking_uri=tracking_uri)
     click.echo(f"{name} is in MLflow at {uri}")
 
 

@@ -30,7 +30,7 @@ class Tracker:
         ledger: the search.
         uri: MLflow's tracking URI.
         system_metrics: log this machine's load to the parent run while the search goes on.
-        said: told, from that thread, when MLflow does not answer or refuses a trial, and when it has caught up.
+        on_message: told, from that thread, when MLflow does not answer or refuses a trial, and when it has caught up.
 
     Attributes:
         trouble: why MLflow does not have everything, else empty.
@@ -42,12 +42,12 @@ class Tracker:
         uri: str,
         *,
         system_metrics: bool = False,
-        said: Callable[[str], None] = lambda text: None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.ledger = ledger
         self.uri = uri
         self.system_metrics = system_metrics
-        self.said = said
+        self.on_message = on_message
         self.trouble = ""
         self._news = threading.Condition()
         self._changed: set[int] = set()
@@ -192,4 +192,4 @@ class Tracker:
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(Exception):  # what only listens must not end the thread
-            self.said(f"MLflow at {without_password(self.uri)} {text}")
+            self.on_message(f"MLflow at {without_password(self.uri)} {text}")
