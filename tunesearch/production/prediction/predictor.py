@@ -99,6 +99,10 @@ class Predictor:
             raise InputError(Problem("--scale", rule, value=f"{width}x{height}"))
         return Prepared(size, {"": resize_image(image, Size.model_construct(width=width, height=height))})
 
+    def mask(self, image: Pixels) -> Pixels:
+        """The mask uint8 (H, W) of one picture uint8 (H, W, 3)."""
+        return next(self.masks([self.prepare(image)]))
+
     @torch.inference_mode()
     def masks(self, batch: Sequence[Prepared]) -> Iterator[Pixels]:
         """The masks uint8 (H, W) of class indices, in the order of the pictures."""
