@@ -38,6 +38,7 @@ def reach(address: str | None) -> str:
     Raises:
         InputError: there is none, or it is no such address.
     """
+    from tunesearch.engine import jobs_api
 
     found = jobs_api.api_address(address)
     if risk := jobs_api.exposure(found):
