@@ -86,7 +86,7 @@ def shown_images(
             continue
         pair = places[ids[0]]
         image, truth = read_image(pair.image), read_mask(pair.mask, data, predictor.classes)
-        predicted = next(predictor.masks([predictor.prepare(image)]))
+        predicted = predictor.mask(image)
         shown[pair.id] = ShownImage(
             title=f"the {kind}",
             id=pair.id,
