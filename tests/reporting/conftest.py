@@ -81,7 +81,7 @@ def write_long_search(storage: Path, metrics: Callable[..., EpochMetrics], *, tr
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     templates = []
     for number in range(trials):
-        asked = Asker(drawn).ask()
+        asked = drawn.ask()
         point = experiment.space(asked)
         config = experiment.train_config(point, seed=number)
         height = max(0.05, 0.6 - 0.12 * abs(-3 - math.log10(float(point["lr"]))) + rng.gauss(0, 0.03))  # type: ignore[arg-type]

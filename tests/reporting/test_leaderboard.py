@@ -21,11 +21,11 @@ from tunesearch.reporting.leaderboard import boards
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.strategy import confirmation
-from tunesearch.tracking.known import Known, known
+from tunesearch.tracking.recorded_runs import RecordedRun, recorded_runs
 from tunesearch.tracking.store import default_uri
+from tunesearch.tracking.sync import sync
 from tunesearch.tracking.tags import measured_on
 from tunesearch.tracking.training import TrainingRun
-from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
@@ -183,10 +183,10 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
     """Pages of two, experiments one by one. Oracle: what comes in one page."""
     from mlflow import MlflowClient
 
-    from tunesearch.tracking import known as known_module
+    from tunesearch.tracking import recorded_runs as module
 
     uri = default_uri(storage)
-    whole = known(uri)
+    whole = recorded_runs(uri)
     assert len(whole) == 7
     pages = []
     for name in ("search_runs", "search_experiments"):
@@ -197,8 +197,8 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
             return real(*values, max_results=2, **named)
 
         monkeypatch.setattr(MlflowClient, name, small)
-    monkeypatch.setattr(known_module, "_EXPERIMENTS", 1)
-    assert known(uri) == whole
+    monkeypatch.setattr(module, "_EXPERIMENTS", 1)
+    assert recorded_runs(uri) == whole
     assert pages.count("search_experiments") > 1
     assert pages.count("search_runs") > 5
 
@@ -217,7 +217,9 @@ def test_the_best_of_a_training_is_known_after_it_went_on(
             run.finish("completed", [])
             assert run.trouble == ""
             run_id = run.run_id
-        assert [board.entries[0].value for board in boards(known(uri), top=1) if board.objective == objective] == [best]
+        assert [
+            board.entries[0].value for board in boards(recorded_runs(uri), top=1) if board.objective == objective
+        ] == [best]
 
 
 def test_runs_of_an_older_version(storage: Path) -> None:
@@ -230,7 +232,7 @@ def test_runs_of_an_older_version(storage: Path) -> None:
         "tunesearch.best_trial": "3",
         "tunesearch.confirmed.mean": "0.5",  # the rest was never written
     }
-    (board,) = boards([Known("old", False, tags, {"best_val_miou": 0.5}, {}, "RUNNING", 5.0, 2.0)], top=1)
+    (board,) = boards([RecordedRun("old", False, tags, {"best_val_miou": 0.5}, {}, "RUNNING", 5.0, 2.0)], top=1)
     (entry,) = board.entries
     assert (board.data, board.digest, board.resolution) == ("fields", "", "network")
     assert (entry.settings, entry.trial, entry.status, entry.when) == ({"lr": "0.1"}, 3, "running", 5.0)

@@ -27,8 +27,8 @@ from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.tracking.store import default_uri, without_password
+from tunesearch.tracking.sync import sync
 from tunesearch.tracking.tracker import Tracker
-from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 

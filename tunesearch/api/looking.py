@@ -15,10 +15,10 @@ from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.comparison import Comparison
 from tunesearch.reporting.comparison import compare as compare_trials
 from tunesearch.reporting.leaderboard import Board, boards
-from tunesearch.tracking.known import known
+from tunesearch.tracking.recorded_runs import recorded_runs
 from tunesearch.tracking.store import default_uri, without_password
-from tunesearch.tracking.view import log_report
-from tunesearch.tracking.view import sync as sync_view
+from tunesearch.tracking.sync import log_report
+from tunesearch.tracking.sync import sync as sync_view
 
 
 def load(name: str, *, storage: str | Path | None = None) -> SearchResult:
@@ -63,7 +63,7 @@ def leaderboard(*, top: int = 10, tracking_uri: str | None = None, storage: str 
         rule = "must be a folder with searches that MLflow knows: there is no mlflow.db in it"
         hint = "--tracking-uri tells where another MLflow is"
         raise InputError(Problem("--storage", rule, value=str(folder), hint=hint))
-    return boards(known(uri), top=top)
+    return boards(recorded_runs(uri), top=top)
 
 
 def sync(name: str, *, storage: str | Path | None = None, tracking_uri: str | None = None) -> str:

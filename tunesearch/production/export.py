@@ -10,11 +10,11 @@ from typing import Any
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
-from tunesearch.ledger.versions import versions
 from tunesearch.production.bundle import FORMATS, Training, require_new, write_bundle
 from tunesearch.production.configuration import require_replaceable, write_configuration
 from tunesearch.segmentation.user_code import user_code_files
 from tunesearch.strategy.confirmation import confirmation
+from tunesearch.version import __version__
 
 
 def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
     best = record.best_epoch(objective).metrics if record.epochs else None
     built = ledger.effective(record.number) or {}
     return {
-        "tunesearch": versions()["tunesearch"],
+        "tunesearch": __version__,
         "search": ledger.name,
         "space": ledger.experiment.name,
         "trial": record.number,

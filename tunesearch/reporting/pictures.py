@@ -53,7 +53,7 @@ def _uri(picture: Image.Image, how: Image.Resampling, *, format: str, **options:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """One image with everything that is shown of it: data URIs, its own size (width, height) and its mean IoU."""
 
     title: str
@@ -73,21 +73,21 @@ class Shown:
 
 def shown_images(
     evaluation: Evaluation, predictor: Predictor, pairs: Sequence[Pair], data: DataConfig
-) -> tuple[Shown, ...]:
+) -> tuple[ShownImage, ...]:
     """The best, the median and the worst image of an evaluation, each once however few there are.
 
     Raises:
         DataError: a file cannot be read.
     """
     places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(predictor.classes)
-    shown: dict[str, Shown] = {}
+    shown: dict[str, ShownImage] = {}
     for kind, ids in evaluation.chosen(1).items():
         if not ids or ids[0] in shown:
             continue
         pair = places[ids[0]]
         image, truth = read_image(pair.image), read_mask(pair.mask, data, predictor.classes)
-        predicted = next(predictor.masks([predictor.prepare(image)]))
-        shown[pair.id] = Shown(
+        predicted = predictor.mask(image)
+        shown[pair.id] = ShownImage(
             title=f"the {kind}",
             id=pair.id,
             miou=float(mious[pair.id] or 0.0),

@@ -98,7 +98,7 @@ def describe(training: Training, network: SegmentationModel) -> dict[str, Any]:
     }
 
 
-def trained_size(training: Training) -> Size:
-    """What the network sees at once when it predicts: a window where it goes over images in windows."""
+def input_size(training: Training) -> Size:
+    """What the network sees at once when it predicts: an image, or a window where it goes over images in windows."""
     config = TrainConfig.model_validate(training.document["config"])
     return config.window if config.tiled_inference and config.window is not None else config.size

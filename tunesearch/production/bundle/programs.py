@@ -83,9 +83,9 @@ def write_programs(
         sizes [height, width], the ``largest_difference`` and the ``tolerance`` that it was held to; for one that is
         left out only ``left_out``, the reason.
     """
-    told: dict[str, Any] = {}
+    programs: dict[str, Any] = {}
     if not formats:
-        return told
+        return programs
     writers = {"torch": _write_torch, "onnx": _write_onnx}
     with _quiet():
         try:
@@ -94,16 +94,16 @@ def write_programs(
             return {name: _leave_out(name, str(error), on_message) for name in formats}
         for name in formats:
             try:
-                told[name] = writers[name](program, folder, model, size, sides)
+                programs[name] = writers[name](program, folder, model, size, sides)
             except ProgramError as error:
                 if isinstance(sides["height"], int):
-                    told[name] = _leave_out(name, str(error), on_message)
+                    programs[name] = _leave_out(name, str(error), on_message)
                     continue
                 try:  # a runtime may know a network's layers at a known size only
-                    told[name] = writers[name](_fixed(model, size), folder, model, size, _sides(size))
+                    programs[name] = writers[name](_fixed(model, size), folder, model, size, _sides(size))
                 except ProgramError as fixed:
-                    told[name] = _leave_out(name, str(fixed), on_message)
-    return told
+                    programs[name] = _leave_out(name, str(fixed), on_message)
+    return programs
 
 
 def _leave_out(name: str, reason: str, on_message: Callable[[str], None]) -> dict[str, str]:

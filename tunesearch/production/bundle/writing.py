@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.production.bundle.card import card
-from tunesearch.production.bundle.description import Training, describe, trained_size, without_places
+from tunesearch.production.bundle.description import Training, describe, input_size, without_places
 from tunesearch.production.bundle.hashes import content_hash, file_hash
 from tunesearch.production.bundle.programs import write_programs
 from tunesearch.production.bundle.reading import load_network
@@ -56,7 +56,7 @@ def write_bundle(
         on_message(f"writing {output}{' and its programs' if formats else ''}")  # which takes up to a minute
         content = describe(training, network)
         content["programs"] = write_programs(
-            network, temporary, trained_size(training), formats=formats, on_message=on_message
+            network, temporary, input_size(training), formats=formats, on_message=on_message
         )
         (temporary / "README.md").write_text(card(content, training.curve), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())

@@ -67,7 +67,7 @@ def panels(
 
     def row(name: str) -> PanelRow:
         image, truth = read_image(places[name].image), read_mask(places[name].mask, data, predictor.classes)
-        prediction = next(predictor.masks([predictor.prepare(image)]))
+        prediction = predictor.mask(image)
         factor = min(1.0, _SHOWN / image.shape[1])
         height, width = (max(1, round(side * factor)) for side in truth.shape)
         size = Size.model_construct(width=width, height=height)

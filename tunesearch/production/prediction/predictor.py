@@ -100,6 +100,10 @@ class Predictor:
         return Prepared(size, {"": resize_image(image, Size.model_construct(width=width, height=height))})
 
     @torch.inference_mode()
+    def mask(self, image: Pixels) -> Pixels:
+        """The mask uint8 (H, W) of one picture uint8 (H, W, 3)."""
+        return next(self.masks([self.prepare(image)]))
+
     def masks(self, batch: Sequence[Prepared]) -> Iterator[Pixels]:
         """The masks uint8 (H, W) of class indices, in the order of the pictures."""
         for picture in self.bands(batch):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tunesearch.experiment import Objective
-from tunesearch.production.training.setup import On
+from tunesearch.production.training.setup import TrainedOn
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -46,7 +46,7 @@ class Job:
     config: TrainConfig
     data: DataConfig
     split: Split
-    on: On
+    on: TrainedOn
     objective: Objective
     folder: Path
     encoder_weights: Path | None

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tunesearch.production.bundle import FORMATS
 
-On = Literal["train", "train+val"]
+TrainedOn = Literal["train", "train+val"]
 """The images that are trained on."""
 
 
@@ -43,7 +43,7 @@ class TrainingSetup:
     epochs: int | None = None
     seeds: Sequence[int] = ()
     repeats: int = 1
-    on: On = "train"
+    on: TrainedOn = "train"
     workers: int = 1
     address: str | None = None
     formats: Sequence[str] = FORMATS

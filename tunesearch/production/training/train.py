@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.engine.interruption import Interruption
-from tunesearch.production.training.one import OneTraining
+from tunesearch.production.training.one_training import OneTraining
 from tunesearch.production.training.output import finished_result, require_free
 from tunesearch.production.training.plan import plan_job, with_files
 from tunesearch.production.training.seeds import chosen_seeds, seed_folders, summarize

@@ -11,7 +11,7 @@ from optuna.visualization import plot_parallel_coordinate, plot_slice
 
 from tunesearch.reporting.facts import short
 from tunesearch.reporting.figures.figure import BLUE, GREY, RED, Figure, Table, picked, plain
-from tunesearch.reporting.study import Importances
+from tunesearch.reporting.importance import Importances
 
 WEAK_TO_STRONG: tuple[tuple[float, str], ...] = ((0.0, GREY), (0.5, BLUE), (1.0, RED))
 """Visible on white and on black alike."""

@@ -13,7 +13,7 @@ from tunesearch.production.model import open_trial
 from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.reporting.figures import curves, scores
 from tunesearch.reporting.items import Item, figure_items, text_item
-from tunesearch.reporting.pictures import Shown, file_uri, shown_images
+from tunesearch.reporting.pictures import ShownImage, file_uri, shown_images
 from tunesearch.reporting.reported import ReportedSearch, first_line
 from tunesearch.segmentation.config import ClassSpec
 from tunesearch.segmentation.data.palette import palette
@@ -60,7 +60,7 @@ def _without_evaluation(search: ReportedSearch, trial: TrialRecord) -> list[Item
 
 
 def _validation(
-    search: ReportedSearch, names: Sequence[str], evaluation: Evaluation, shown: tuple[Shown, ...]
+    search: ReportedSearch, names: Sequence[str], evaluation: Evaluation, shown: tuple[ShownImage, ...]
 ) -> list[Item]:
     """The confusion matrix, the scores of the whole, and pictures."""
     whole = evaluation.scores
@@ -87,7 +87,7 @@ def _legend(classes: Sequence[ClassSpec]) -> list[dict[str, str]]:
     return [{"name": name, "color": "#" + bytes(colors[index].tolist()).hex()} for index, name in names.items()]
 
 
-def _measure(search: ReportedSearch, trial: TrialRecord) -> tuple[Evaluation, tuple[Shown, ...]] | None:
+def _measure(search: ReportedSearch, trial: TrialRecord) -> tuple[Evaluation, tuple[ShownImage, ...]] | None:
     """The network on the validation part; None: it cannot be had, and ``missing`` says why."""
 
     def on_progress(done: int, total: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tunesearch.reporting.figures import parameters
+from tunesearch.reporting.importance import importances
 from tunesearch.reporting.items import Item, figure_items, text_item
 from tunesearch.reporting.reported import ReportedSearch
-from tunesearch.reporting.study import build_study, importances
+from tunesearch.reporting.study import build_study
 
 
 def parameters_section(search: ReportedSearch) -> list[Item]:

@@ -18,7 +18,7 @@ _EXPERIMENTS = 100
 
 
 @dataclass(frozen=True)
-class Known:
+class RecordedRun:
     """A search or a production training as MLflow has it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Known:
     ended: float | None
 
 
-def known(uri: str) -> list[Known]:
+def recorded_runs(uri: str) -> list[RecordedRun]:
     """Every search and every production training of an MLflow, oldest first. Nothing is written there.
 
     Raises:
@@ -50,7 +50,7 @@ def known(uri: str) -> list[Known]:
         _require_database(Path(uri.removeprefix("sqlite:///")), where)
     prepare(retries=2)
     try:
-        return sorted(_known(uri), key=lambda run: run.started)
+        return sorted(_read(uri), key=lambda run: run.started)
     except TunesearchError:
         raise
     except Exception as error:  # MLflow may raise anything that a network, a database or a server can
@@ -68,7 +68,7 @@ def _require_database(file: Path, where: Problem) -> None:
         raise InputError(replace(where, rule=f"must be a database of MLflow: {error}")) from error
 
 
-def _known(uri: str) -> Iterator[Known]:
+def _read(uri: str) -> Iterator[RecordedRun]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -85,7 +85,7 @@ def _known(uri: str) -> Iterator[Known]:
                 return client.search_runs(some, filter_string, page_token=token)
 
             for run in pages(ask):
-                yield Known(
+                yield RecordedRun(
                     name=str(run.info.run_name),
                     training=training,
                     tags=dict(run.data.tags),

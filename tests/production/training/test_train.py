@@ -302,7 +302,7 @@ def test_looks_at_the_test_part_are_inherited_whatever_is_killed(
         raise _PowerCutError
 
     with monkeypatch.context() as patch:
-        patch.setattr("tunesearch.production.training.one.inherit_looks", die)
+        patch.setattr("tunesearch.production.training.one_training.inherit_looks", die)
         with pytest.raises(_PowerCutError):
             train(tmp_path / "model", "heir")
     assert read_bundle(tmp_path / "heir")
