@@ -264,12 +264,13 @@ def _one_thread() -> None:
 
 def _train(folder: Path, changes: dict[str, Any]) -> Any:
     """A short training on the built-in sample, as a bundle is made of it."""
-    from tunesearch.production.bundle import Training, own_code
+    from tunesearch.production.bundle import Training
     from tunesearch.segmentation.config import DataConfig, TrainConfig
     from tunesearch.segmentation.data.cache import decoded
     from tunesearch.segmentation.data.layouts import resolve_classes
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.trainer import Trainer
+    from tunesearch.segmentation.user_code import user_code_files
 
     usual: dict[str, Any] = {"architecture": "encoder_decoder", "depth": 2, "width": 8, "size": "32x32"}
     usual |= {"epochs": 8, "lr": 0.01, "batch_norm": True, "augmentation": "none"}  # enough to know some classes
@@ -297,7 +298,7 @@ def _train(folder: Path, changes: dict[str, Any]) -> Any:
         weights=folder / "best.safetensors",
         effective=trainer.effective(),
         curve=curve,
-        code=own_code(config, data),
+        code=user_code_files(config, data),
     )
 
 

@@ -17,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tunesearch
 from tunesearch.errors import InputError, WeightsError
-from tunesearch.production import bundle as bundle_module
-from tunesearch.production.bundle import Training, read_bundle, write_bundle
+from tunesearch.production.bundle import Training, read_bundle, write_bundle, writing
+from tunesearch.production.bundle.description import without_places
+from tunesearch.production.bundle.hashes import content_hash
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +59,7 @@ def test_nothing_in_it_is_of_this_machine(shapes: Training, shapes_bundle: Path)
     places = [
         shapes.split.root,
         shapes.weights.parent,
-        Path(bundle_module.__file__).parents[2],
+        Path(tunesearch.__file__).parents[1],
         sys.prefix,
         Path.home(),
     ]
@@ -81,7 +83,7 @@ def test_it_appears_whole_or_not_at_all(shapes: Training, tmp_path: Path, monkey
         raise RuntimeError("on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bundle_module, "card", fail)
+        patch.setattr(writing, "card", fail)
         with pytest.raises(RuntimeError, match="on purpose"):
             write_bundle(shapes, tmp_path / "out" / "model", formats=())
     assert list((tmp_path / "out").iterdir()) == []
@@ -107,7 +109,7 @@ def _rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obj
     def damage(folder: Path) -> None:
         content = json.loads((folder / "bundle.json").read_text())
         change(content)
-        content["sha256"] = bundle_module._own_hash(content)
+        content["sha256"] = content_hash(content)
         (folder / "bundle.json").write_text(json.dumps(content))
 
     return damage
@@ -192,6 +194,6 @@ def test_the_users_own_code_comes_along_and_each_bundle_uses_its_own(
 
 def test_lists_elsewhere_leave_only_their_name() -> None:
     given = {"layout": "voc", "root": "/data/voc", "train": "/home/me/lists/train.txt", "val": "~/val.txt", "test": 0.2}
-    assert bundle_module._without_places(given) == {
+    assert without_places(given) == {
         "layout": "voc", "train": "train.txt", "val": "val.txt", "test": 0.2,
     }  # fmt: skip

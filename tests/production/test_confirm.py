@@ -97,10 +97,10 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert f"use the network of trial {confirmed.network}, the repeat of trial {leader.trial}" in shown.stdout
     said: list[str] = []
     tunesearch.train(tmp_path / "model", output=tmp_path / "again", storage=storage)
-    tunesearch.evaluate(tmp_path / "again", part="test", storage=storage, said=said.append)
+    tunesearch.evaluate(tmp_path / "again", part="test", storage=storage, on_message=said.append)
     assert any("looked at before" in text and "by confirm" in text for text in said)  # as that it was trained from
     said.clear()
-    tunesearch.evaluate(tmp_path / "model", part="test", storage=storage, said=said.append)
+    tunesearch.evaluate(tmp_path / "model", part="test", storage=storage, on_message=said.append)
     assert any("looked at before" in text and "by confirm" in text for text in said)  # the folder knows of the search's
 
     from mlflow import MlflowClient

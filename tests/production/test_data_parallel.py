@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 
 import tunesearch
 from tunesearch.production.bundle import read_bundle
-from tunesearch.production.train import train as train_production
+from tunesearch.production.training.setup import TrainingSetup
+from tunesearch.production.training.train import train as train_production
 from tunesearch.segmentation.epoch import EpochMetrics
 
 pytestmark = [
@@ -36,7 +37,9 @@ OWN = {
 def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(path: Path, output: str, **given: Any) -> dict[str, Any]:
         uri = f"sqlite:///{tmp_path}/mlflow.db"
-        return train_production(path, output=tmp_path / output, tracking_uri=uri, storage=tmp_path, formats=(), **given)
+        callbacks = {name: given.pop(name) for name in ("on_message", "on_epoch") if name in given}
+        setup = TrainingSetup(output=tmp_path / output, tracking_uri=uri, storage=tmp_path, formats=(), **given)
+        return train_production(path, setup, **callbacks)
 
     return call
 
@@ -66,7 +69,7 @@ def test_two_processes_are_one(tmp_path: Path, train: Callable[..., dict[str, An
             os.kill(members[0].pid, signal.SIGKILL)
 
     said: list[str] = []
-    result = train(best, "two", workers=2, epoch_done=kill, said=said.append)
+    result = train(best, "two", workers=2, on_epoch=kill, on_message=said.append)
     assert killed
     assert any("a process died" in text for text in said), said
     assert result["outcome"] == "completed"
@@ -87,7 +90,7 @@ def test_what_a_process_raises_is_told(tiny_space: Path, tmp_path: Path, train: 
         train(broken, "broken", workers=2)
     said: list[str] = []
     full = configuration(tiny_space.parent / "full.yaml", architecture="tiny_model:never_fits", batch_size=4)
-    result = train(full, "full", workers=2, said=said.append)
+    result = train(full, "full", workers=2, on_message=said.append)
     assert result["outcome"] == "out_of_memory"
     assert [text for text in said if "out of memory" in text] == [
         "note: out of memory; going on with micro-batches of 1"

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import tunesearch
 from tunesearch.errors import InputError, WeightsError
-from tunesearch.production.ensemble import fit_stack
-from tunesearch.production.evaluate import evaluate
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.evaluation.evaluate import evaluate
 from tunesearch.production.model import Model
-from tunesearch.production.stack import Stack
+from tunesearch.production.prediction.ensemble import fit_stack
+from tunesearch.production.prediction.predictor import Predictor
+from tunesearch.production.prediction.stack import Stack
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.layouts import Pair
 
@@ -54,8 +54,8 @@ def _pairs(folder: Path, count: int = 3) -> list[Pair]:
     return pairs
 
 
-def _mask(labeller: Labeller, image: np.ndarray) -> np.ndarray:
-    return next(labeller.masks([labeller.prepare(image)]))
+def _mask(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    return next(predictor.masks([predictor.prepare(image)]))
 
 
 @pytest.mark.parametrize("scale", [None, 1.0])
@@ -66,14 +66,14 @@ def test_the_mean_of_probabilities(bright: Make, scale: float | None) -> None:
     models = [bright(str(n), network=network, classes=CLASSES) for n, network in enumerate(networks)]
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     mean = torch.stack([network(batch)[0].softmax(dim=0) for network in networks]).mean(dim=0)
-    assert np.array_equal(_mask(Labeller(models, scale=scale), image), mean.argmax(dim=0).numpy())
+    assert np.array_equal(_mask(Predictor(models, scale=scale), image), mean.argmax(dim=0).numpy())
 
 
 def test_networks_of_different_sizes_meet_at_the_pictures(bright: Make) -> None:
     image = np.repeat(RNG.integers(0, 2, (6, 8, 1), np.uint8).repeat(16, axis=0).repeat(16, axis=1) * 255, 3, axis=2)
     sizes = ("128x96", "256x192", "64x48")
     models = [bright(size, size=size) for size in sizes]
-    mask = _mask(Labeller(models), image)
+    mask = _mask(Predictor(models), image)
     assert mask.shape == (96, 128)
     inside = np.s_[4::16, 4::16]  # away from the edges of the squares
     assert np.array_equal(mask[inside], (image[:, :, 0] > 127)[inside])
@@ -82,15 +82,15 @@ def test_networks_of_different_sizes_meet_at_the_pictures(bright: Make) -> None:
 def test_classes_that_differ_are_named(bright: Make) -> None:
     one = bright("one", classes=CLASSES)
     with pytest.raises(InputError, match="two: models that work together need the same classes: one has 3, but got 2"):
-        Labeller([one, bright("two")])
+        Predictor([one, bright("two")])
     with pytest.raises(InputError, match=r"three: .* class 1 of one is 'b', but got 'x'"):
-        Labeller([one, one, bright("three", classes=("a", "x", "y"))])
+        Predictor([one, one, bright("three", classes=("a", "x", "y"))])
 
 
 def test_the_fit_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two classes the log odds are the sum over models of w (log p1 - log p0): a logistic regression."""
     sklearn = pytest.importorskip("sklearn.linear_model")
-    from tunesearch.production import ensemble
+    from tunesearch.production.prediction import ensemble
 
     monkeypatch.setattr(ensemble, "_PULL", 0.0)
     features = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
@@ -134,13 +134,13 @@ def test_a_stack_is_for_its_models_in_any_order(bright: Make, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "stack").iterdir()} == {"stack.json", "stack.safetensors"}
     assert json.loads((tmp_path / "stack" / "stack.json").read_text())["models"] == ["good", "blind"]
     image = np.asarray(Image.open(pairs[0].image))
-    masks = [_mask(Labeller(models, stack=loaded), image) for models in ([good, blind], [blind, good])]
+    masks = [_mask(Predictor(models, stack=loaded), image) for models in ([good, blind], [blind, good])]
     assert np.array_equal(*masks)
     for models in ([good], [good, good], [good, blind, good]):
         with pytest.raises(
             InputError, match="--stack: must be used with the models that it was fitted to: good, blind"
         ):
-            Labeller(models, stack=loaded)
+            Predictor(models, stack=loaded)
 
 
 def test_damaged_stacks(bright: Make, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from torchmetrics.functional.segmentation import dice_score
 import tunesearch
 from tunesearch.cli import main
 from tunesearch.errors import DataError, InputError
-from tunesearch.production.evaluate import Evaluation, evaluate, write_evaluation
+from tunesearch.production.evaluation.evaluate import evaluate
+from tunesearch.production.evaluation.files import write_evaluation
+from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.model import Model
 from tunesearch.segmentation.config import ClassSpec, DataConfig
 from tunesearch.segmentation.data.layouts import Pair
@@ -74,11 +76,11 @@ def test_the_scores_are_torchmetrics(bright: Make, tmp_path: Path) -> None:
 
 def _masks(model: Model, pairs: list[Pair]) -> list[np.ndarray]:
     """What is predicted, picture by picture and not in batches."""
-    from tunesearch.production.labeller import Labeller
+    from tunesearch.production.prediction.predictor import Predictor
 
-    labeller = Labeller([model])
+    predictor = Predictor([model])
     images = [np.asarray(Image.open(pair.image).convert("RGB")) for pair in pairs]
-    masks = [next(labeller.masks([labeller.prepare(image)])) for image in images]
+    masks = [next(predictor.masks([predictor.prepare(image)])) for image in images]
     for image, mask in zip(images, masks, strict=True):  # right but for the columns between which the scores turn
         assert mask.shape == image.shape[:2]
         wrong = np.flatnonzero((mask != (image[:, :, 0] > 127)).any(axis=0))
@@ -211,7 +213,7 @@ def test_a_folder_of_images_and_one_of_masks(searched: Path, capsys: pytest.Capt
     root = Path(os.environ["TUNESEARCH_CACHE"]) / "sample-v1"
     split = tunesearch.evaluate("a", part="val", storage=searched)
     folders = tunesearch.evaluate(
-        "a", images=root / "JPEGImages", masks=root / "SegmentationClass", storage=searched, said=lambda text: None
+        "a", images=root / "JPEGImages", masks=root / "SegmentationClass", storage=searched, on_message=lambda text: None
     )
     mine = dict(folders.images)
     assert all(mine[name] == miou for name, miou in split.images)
@@ -280,7 +282,7 @@ def test_bad_input(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_no_test_part(searched: Path, tiny_space: Path, tmp_path: Path, bright: Make) -> None:
-    from tunesearch.production.evaluate import frozen_pairs
+    from tunesearch.production.evaluation.pairs import frozen_pairs
 
     with pytest.raises(InputError, match="--split: must be a part that bright has images in, but got test"):
         frozen_pairs(bright(), "test")

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 import tunesearch
 from tunesearch.errors import DataError, InputError, PicturesSkipped
-from tunesearch.production import labeller as labeller_module
-from tunesearch.production.labeller import Labeller, ahead
+from tunesearch.production import prefetch as prefetch_module
 from tunesearch.production.model import Model
-from tunesearch.production.predict import find_pictures, predict
+from tunesearch.production.prediction.pictures import find_pictures
+from tunesearch.production.prediction.predict import predict
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.data.images import Pixels, read_image
 
 Make = Callable[..., Model]
@@ -73,7 +74,7 @@ KINDS: dict[str, tuple[str, Image.Image, dict[str, object]]] = {
 def test_a_mask_for_every_kind_of_picture(bright: Make, tmp_path: Path, kind: str) -> None:
     """Each is as large as its picture and says bright where it is, but for the columns where the scores turn."""
     name, picture, how = KINDS[kind]
-    written = predict(Labeller([bright()]), _saved(tmp_path / "in", name, picture, **how), tmp_path / "out")
+    written = predict(Predictor([bright()]), _saved(tmp_path / "in", name, picture, **how), tmp_path / "out")
     assert [path.name for path in written] == [f"{Path(name).stem}.png"]
     with Image.open(written[0]) as mask:
         assert (mask.size, mask.mode) == ((50, 30), "P")
@@ -86,7 +87,7 @@ def test_a_mask_for_every_kind_of_picture(bright: Make, tmp_path: Path, kind: st
 def test_a_mask_stands_as_its_picture_does(bright: Make, tmp_path: Path, tiled: bool) -> None:
     """Turned by EXIF: 50x30 in the file, 30x50 upright, and its bright half below."""
     path = _saved(tmp_path / "in", "a.jpg", WIDE, exif=_exif_rotated(), quality=95)
-    with Image.open(predict(Labeller([bright()], scale=1.0 if tiled else None), path, tmp_path / "out")[0]) as mask:
+    with Image.open(predict(Predictor([bright()], scale=1.0 if tiled else None), path, tmp_path / "out")[0]) as mask:
         assert mask.size == (30, 50)
         labels = np.asarray(mask)
     assert (labels[:24] == 0).all()
@@ -99,7 +100,7 @@ def test_a_mask_is_as_large_as_its_picture(
     bright: Make, tmp_path: Path, height: int, width: int, how: dict[str, object]
 ) -> None:
     path = _saved(tmp_path / "in", "a.png", Image.fromarray(_halves(height, width)))
-    with Image.open(predict(Labeller([bright()], **how), path, tmp_path / "out")[0]) as mask:  # type: ignore[arg-type]
+    with Image.open(predict(Predictor([bright()], **how), path, tmp_path / "out")[0]) as mask:  # type: ignore[arg-type]
         assert mask.size == (width, height)
         labels = np.asarray(mask)
     wrong = np.flatnonzero((labels != (_halves(height, width)[:, :, 0] > 127)).any(axis=0))
@@ -114,9 +115,9 @@ import resource, sys
 from pathlib import Path
 from torch import nn
 from PIL import Image
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.production.model import Model
-from tunesearch.production.predict import predict
+from tunesearch.production.prediction.predict import predict
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split
 
@@ -131,12 +132,12 @@ config = TrainConfig(size="128x128", precision="float32")
 classes = tuple(ClassSpec(name=str(number)) for number in range(21))
 model = Model("m", One(), config, DataConfig(), classes, Split(root=Path(), train=(), val=()), Path(), "")
 models = [model] * int(sys.argv[2])
-labeller = Labeller(models, scale=float(sys.argv[3]) if sys.argv[3] != "-" else None)
+predictor = Predictor(models, scale=float(sys.argv[3]) if sys.argv[3] != "-" else None)
 folder = Path(sys.argv[1])
 Image.new("RGB", (64, 64)).save(folder / "small.png")
-predict(labeller, folder / "small.png", folder / "out")
+predict(predictor, folder / "small.png", folder / "out")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predict(labeller, folder / "large.png", folder / "out", overlays=True)
+predict(predictor, folder / "large.png", folder / "out", overlays=True)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
@@ -187,33 +188,33 @@ def test_windows_are_of_the_size_that_the_network_knows(bright: Make) -> None:
         ({"crop": "16x16"}, (32, 48)),  # trained on crops, but validated on whole images
     ):
         shapes.clear()
-        labeller = Labeller([bright(network=Watched(), **config)], scale=0.7)
-        next(labeller.masks([labeller.prepare(image)]))
+        predictor = Predictor([bright(network=Watched(), **config)], scale=0.7)
+        next(predictor.masks([predictor.prepare(image)]))
         assert set(shapes) == {wanted}
 
 
 def test_without_windows_it_is_what_validation_does(bright: Make) -> None:
     """A picture of the trained size: the network's own best classes."""
     network, image = Edges(), RNG.integers(0, 256, (32, 48, 3), np.uint8)
-    labeller = Labeller([bright(network=network)])
+    predictor = Predictor([bright(network=network)])
     expected = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].argmax(dim=0)
-    assert np.array_equal(next(labeller.masks([labeller.prepare(image)])), expected.numpy())
+    assert np.array_equal(next(predictor.masks([predictor.prepare(image)])), expected.numpy())
 
 
 def test_flips(bright: Make) -> None:
     network, image = Edges(), RNG.integers(0, 256, (32, 48, 3), np.uint8)
-    labeller = Labeller([bright(network=network)], flip=True)
+    predictor = Predictor([bright(network=network)], flip=True)
     batch = torch.from_numpy(np.stack([image, image[:, ::-1]])).permute(0, 3, 1, 2)
     straight, mirrored = network(batch).softmax(dim=1)
     assert np.array_equal(
-        next(labeller.masks([labeller.prepare(image)])), (straight + mirrored.flip(-1)).argmax(dim=0).numpy()
+        next(predictor.masks([predictor.prepare(image)])), (straight + mirrored.flip(-1)).argmax(dim=0).numpy()
     )
 
 
 def test_a_scale_beyond_reason(bright: Make) -> None:
-    labeller = Labeller([bright()], scale=16.0)
+    predictor = Predictor([bright()], scale=16.0)
     with pytest.raises(InputError, match="--scale: must leave pictures at most 65536 pixels wide and high, but got"):
-        labeller.prepare(np.zeros((1, 5000, 3), np.uint8))
+        predictor.prepare(np.zeros((1, 5000, 3), np.uint8))
 
 
 # ------------------------------------------------------------------------------------------------- folders and damage
@@ -227,7 +228,7 @@ def test_folders_in_folders(bright: Make, tmp_path: Path) -> None:
         Image.fromarray(_halves(9, 14)).save(folder / name, format="PNG")
     (folder / "empty.png").mkdir()  # a folder that is called as pictures are
     for _ in range(2):
-        written = predict(Labeller([bright()]), folder, folder / "out", overlays=True)
+        written = predict(Predictor([bright()]), folder, folder / "out", overlays=True)
         assert [path.relative_to(folder / "out").as_posix() for path in written] == [
             "a.png", "b.png", "x/a.png", "x/y/a.png",
         ]  # fmt: skip
@@ -239,7 +240,7 @@ def test_folders_in_folders(bright: Make, tmp_path: Path) -> None:
 def test_an_overlay_shows_the_picture_below_the_mask(bright: Make, tmp_path: Path) -> None:
     """Dark is the background, which stays clear; the other half is mixed with class 1's dark red."""
     path = _saved(tmp_path / "in", "a.png", Image.fromarray(_halves(600, 80)))
-    predict(Labeller([bright()]), path, tmp_path / "out", overlays=True)
+    predict(Predictor([bright()]), path, tmp_path / "out", overlays=True)
     shown = read_image(tmp_path / "out" / "overlays" / "a.jpg").astype(int)
     assert abs(shown[:, 5:30] - 20).max() <= 6
     assert abs(shown[:, 50:75] - [(230 + 128) // 2, 115, 115]).max() <= 6
@@ -255,34 +256,34 @@ def test_a_damaged_picture_among_many(bright: Make, tmp_path: Path) -> None:
     told: list[tuple[str, bool, int]] = []
     with pytest.raises(PicturesSkipped) as caught:
         predict(
-            Labeller([bright()]),
+            Predictor([bright()]),
             folder,
             tmp_path / "out",
-            said=lambda path, mask, total: told.append((path.name, mask is not None, total)),
+            on_picture=lambda path, mask, total: told.append((path.name, mask is not None, total)),
         )
     assert [problem.where for problem in caught.value.problems] == [str(folder / "p3.png"), str(folder / "p6.png")]
     assert caught.value.exit_code == 1
     assert [path.name for path in caught.value.written] == [f"p{number}.png" for number in (0, 1, 2, 4, 5, 7, 8)]
     assert sorted(told) == [(f"p{number}.png", number not in (3, 6), 9) for number in range(9)]
     with pytest.raises(DataError) as nothing:
-        predict(Labeller([bright()]), folder / "p3.png", tmp_path / "other")
+        predict(Predictor([bright()]), folder / "p3.png", tmp_path / "other")
     assert nothing.value.exit_code == 2
     assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_be_written(bright: Make, tmp_path: Path) -> None:
     one = _saved(tmp_path / "in", "a.png", Image.fromarray(_halves(9, 9)))
-    labeller = Labeller([bright()])
+    predictor = Predictor([bright()])
     with pytest.raises(InputError, match="a mask must not be written over its picture"):
-        predict(labeller, one, one.parent)
+        predict(predictor, one, one.parent)
     with pytest.raises(InputError, match="-o: masks must not be written among the pictures"):
-        predict(labeller, one.parent, one.parent)
+        predict(predictor, one.parent, one.parent)
     (tmp_path / "link").symlink_to(one.parent)
     with pytest.raises(InputError, match="a mask must not be written over its picture"):
-        predict(labeller, one, tmp_path / "link")
+        predict(predictor, one, tmp_path / "link")
     _saved(tmp_path / "in", "a.bmp", Image.fromarray(_halves(9, 9)))
     with pytest.raises(InputError, match="pictures need names of their own, but got a twice"):
-        predict(labeller, one.parent, tmp_path / "out")
+        predict(predictor, one.parent, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -304,8 +305,8 @@ def test_no_more_is_held_than_a_few_pictures(monkeypatch: pytest.MonkeyPatch) ->
             raise DataError("twenty")
         return 2 * item
 
-    monkeypatch.setattr(labeller_module.os, "cpu_count", lambda: 2)
-    stream = ahead(work, range(1000))
+    monkeypatch.setattr(prefetch_module.os, "cpu_count", lambda: 2)
+    stream = prefetch_module.prefetch(work, range(1000))
     for wanted in range(20):
         assert next(stream) == (wanted, 2 * wanted)
         assert max(begun) <= wanted + 4

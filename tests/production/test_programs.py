@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.bundle.programs import write_programs
 from tunesearch.production.model import open_model
-from tunesearch.production.programs import write_programs
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import Size, TrainConfig
 from tunesearch.segmentation.data.resize import resize_image
 from tunesearch.segmentation.models import SegmentationModel, build_model
@@ -141,7 +141,7 @@ class _Wilful(nn.Module):
 def test_what_cannot_be_a_program_is_left_out_and_told(tmp_path: Path) -> None:
     model = SegmentationModel(_Wilful(), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
     said: list[str] = []
-    told = write_programs(model, tmp_path, Size(width=32, height=32), formats=("torch", "onnx"), said=said.append)
+    told = write_programs(model, tmp_path, Size(width=32, height=32), formats=("torch", "onnx"), on_message=said.append)
     assert "torch.export cannot follow the network" in told["torch"]["left_out"]
     assert len(said) == 2
     assert list(tmp_path.iterdir()) == []
@@ -166,8 +166,8 @@ def test_the_cards_lines_make_a_mask_where_only_torch_is_installed(shapes_bundle
     found = np.asarray(Image.open(tmp_path / "mask.png"))
     model = open_model(shapes_bundle, storage=tmp_path)
     whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
-    labeller = Labeller([dataclasses.replace(model, config=whole)], device="cpu")
-    [wanted] = labeller.masks([labeller.prepare(picture)])
+    predictor = Predictor([dataclasses.replace(model, config=whole)], device="cpu")
+    [wanted] = predictor.masks([predictor.prepare(picture)])
     assert found.shape == wanted.shape == (70, 90)
     assert len(np.unique(wanted)) > 1
     assert np.mean(found != wanted) < 0.002  # two ways to round an area's mean

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 import tunesearch
 from tunesearch.cli import main
 from tunesearch.production.bundle import read_bundle
-from tunesearch.production.train import _State
-from tunesearch.production.train import train as train_production
+from tunesearch.production.training.setup import TrainingSetup
+from tunesearch.production.training.train import train as train_production
+from tunesearch.production.training.unfinished import UnfinishedTraining
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic
@@ -59,9 +60,9 @@ def train(tmp_path: Path, tracker: str) -> Callable[..., dict[str, Any]]:
     """Training without the programs for other runtimes, which take long."""
 
     def call(path: Path, output: str, **given: Any) -> dict[str, Any]:
-        return train_production(
-            path, output=tmp_path / output, tracking_uri=tracker, storage=tmp_path, formats=(), **given
-        )
+        callbacks = {name: given.pop(name) for name in ("on_message", "on_epoch") if name in given}
+        setup = TrainingSetup(output=tmp_path / output, tracking_uri=tracker, storage=tmp_path, formats=(), **given)
+        return train_production(path, setup, **callbacks)
 
     return call
 
@@ -82,10 +83,10 @@ def test_killed_and_started_again_it_is_one_training(
             raise _PowerCutError
 
     with pytest.raises(_PowerCutError):
-        train(best, "killed", epoch_done=die)
+        train(best, "killed", on_epoch=die)
     assert not (tmp_path / "killed").exists()
     seen: list[int] = []
-    result = train(best, "killed", epoch_done=lambda metrics: seen.append(metrics.epoch))
+    result = train(best, "killed", on_epoch=lambda metrics: seen.append(metrics.epoch))
     assert seen == [3, 4]
     assert result["epochs"] == 4
     assert _curve(tmp_path / "killed") == _curve(tmp_path / "calm")
@@ -108,7 +109,7 @@ def test_another_configuration_does_not_go_on_from_this_one(tiny_space: Path, tm
         raise _PowerCutError
 
     with pytest.raises(_PowerCutError):
-        train(_configuration(tiny_space.parent), "out", epoch_done=die)
+        train(_configuration(tiny_space.parent), "out", on_epoch=die)
     other = _configuration(tiny_space.parent, lr=0.02)
     with pytest.raises(tunesearch.InputError, match="unfinished training of another configuration"):
         train(other, "out")
@@ -136,7 +137,7 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     said: list[str] = []
     torch.set_num_threads(2)  # not what the trial had
     try:
-        again = train(tmp_path / "model", "again", said=said.append)
+        again = train(tmp_path / "model", "again", on_message=said.append)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -144,7 +145,9 @@ def test_a_trial_is_reproduced_to_the_last_digit(tiny_space: Path, tmp_path: Pat
     assert said[-1] == "the curve is the recorded one, to the last digit"
     assert _curve(tmp_path / "again") == recorded
     (tmp_path / "tiny_model.py").write_text((tiny_space.parent / "tiny_model.py").read_text())
-    bare = train(tmp_path / "best.yaml", "bare", said=said.append)  # which records threads and the best score, too
+    bare = train(
+        tmp_path / "best.yaml", "bare", on_message=said.append
+    )  # which records threads and the best score, too
     assert bare["reproduced"] is True
     assert said[-1] == f"val_miou {result.best.best} is the recorded one, to the last digit"
     assert _curve(tmp_path / "bare") == recorded
@@ -184,7 +187,7 @@ def test_the_frozen_files_are_trained_on(tmp_path: Path, train: Train) -> None:
         train(tmp_path / "model", "third", data_root=there)
     assert not list(tmp_path.glob("third*"))
     said: list[str] = []
-    result = train(tmp_path / "model", "third", data_root=there, data_as_is=True, said=said.append)
+    result = train(tmp_path / "model", "third", data_root=there, data_as_is=True, on_message=said.append)
     assert result["reproduced"] is None
     assert any("the data set is not the one" in text for text in said)
 
@@ -193,7 +196,7 @@ def test_on_training_and_validation_together(tmp_path: Path, train: Train) -> No
     """48 + 24 scenes, the whole schedule, the last epoch's weights, and nowhere a number as if it were a validation."""
     best = _configuration(tmp_path / "space", **OWN, schedule="cosine", early_stop_patience=1)
     said: list[str] = []
-    result = train(best, "both", on="train+val", said=said.append)
+    result = train(best, "both", on="train+val", on_message=said.append)
     assert (result["outcome"], result["epochs"], result["best"]["epoch"]) == ("completed", 2, 2)
     assert result["best"]["val_miou"] is None
     assert result["best"]["val_loss"] is None
@@ -226,10 +229,10 @@ def test_several_seeds_are_gone_on_with_as_a_whole(tmp_path: Path, train: Train)
             raise _PowerCutError
 
     with pytest.raises(_PowerCutError):
-        train(best, "seeds", repeats=3, epoch_done=die)
+        train(best, "seeds", repeats=3, on_epoch=die)
     assert epochs == [1, 2, 1]
     epochs.clear()
-    result = train(best, "seeds", repeats=3, epoch_done=lambda metrics: epochs.append(metrics.epoch))
+    result = train(best, "seeds", repeats=3, on_epoch=lambda metrics: epochs.append(metrics.epoch))
     assert epochs == [2, 1, 2]
     assert [training["seed"] for training in result["trainings"]] == [5, 6, 7]
     scores = []
@@ -299,7 +302,7 @@ def test_looks_at_the_test_part_are_inherited_whatever_is_killed(
         raise _PowerCutError
 
     with monkeypatch.context() as patch:
-        patch.setattr("tunesearch.production.train.inherit_looks", die)
+        patch.setattr("tunesearch.production.training.one.inherit_looks", die)
         with pytest.raises(_PowerCutError):
             train(tmp_path / "model", "heir")
     assert read_bundle(tmp_path / "heir")
@@ -338,9 +341,9 @@ def test_a_full_disk_ends_it_with_exit_code_4(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The system says ENOSPC when the second epoch is noted; with room again the same command goes on."""
-    best, note = _configuration(tiny_space.parent), _State.note
+    best, note = _configuration(tiny_space.parent), UnfinishedTraining.note
 
-    def full(state: _State, *, run_id: str | None = None, metrics: EpochMetrics | None = None) -> None:
+    def full(state: UnfinishedTraining, *, run_id: str | None = None, metrics: EpochMetrics | None = None) -> None:
         def write(path: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -351,7 +354,7 @@ def test_a_full_disk_ends_it_with_exit_code_4(
     command = ["train", str(best), "--storage", str(tmp_path), "--tracking-uri", tracker, "-o", str(tmp_path / "out")]
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(_State, "note", full)
+        patch.setattr(UnfinishedTraining, "note", full)
         with pytest.raises(SystemExit) as ended:
             main(command)
     signal.signal(signal.SIGTERM, handler)
@@ -360,5 +363,5 @@ def test_a_full_disk_ends_it_with_exit_code_4(
     assert "the disk is full" in err
     assert "the same command goes on from there" in err
     said: list[str] = []
-    assert train(best, "out", said=said.append)["outcome"] == "completed"
+    assert train(best, "out", on_message=said.append)["outcome"] == "completed"
     assert "going on after epoch 2" in said

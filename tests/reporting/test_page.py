@@ -337,5 +337,5 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     said: list[str] = []
     for output in (tmp_path / "file" / "report.html", Path("/proc/report.html")):
         with pytest.raises(InputError, match=f"-o: must be a file that can be written: .*, but got {output}"):
-            write_report(told_search(f"to-{output.parent.name}"), output, status="completed", said=said.append)
+            write_report(told_search(f"to-{output.parent.name}"), output, status="completed", on_message=said.append)
     assert said == []

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tunesearch.errors import InputError
 from tunesearch.production.bundle import Training, read_bundle, write_bundle
-from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_model
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.tracking.registry import check_model_name, register
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own
@@ -75,8 +75,8 @@ def test_a_version_predicts_without_tunesearch_and_ray(
     assert "Tensor('uint8', (-1, -1, -1, 3))" in ran.stdout
     model = open_model(folder, storage=tmp_path)
     whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
-    labeller = Labeller([dataclasses.replace(model, config=whole)], device="cpu")
-    wanted = np.stack(list(labeller.masks([labeller.prepare(picture) for picture in pictures])))
+    predictor = Predictor([dataclasses.replace(model, config=whole)], device="cpu")
+    wanted = np.stack(list(predictor.masks([predictor.prepare(picture) for picture in pictures])))
     found = np.load(tmp_path / "masks.npy")
     assert found.dtype == np.uint8
     assert found.shape == (2, 61, 83)

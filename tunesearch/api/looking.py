@@ -104,7 +104,7 @@ def report(
         from tunesearch.reporting.page import write_report  # plotly and torch, which no other verb here needs
 
         file = Path(output) if output is not None else ledger.folder / "report.html"
-        told = write_report(ledger, file, status=status_of(ledger), said=on_message)
+        told = write_report(ledger, file, status=status_of(ledger), on_message=on_message)
         uri = tracking_uri or ledger.attribute("settings", {}).get("tracking_uri") or default_uri(ledger.folder.parent)
         return {**told, "mlflow": log_report(ledger, uri, file)}
 

@@ -14,25 +14,21 @@ from tunesearch.engine.preflight import check_address
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.store import Ledger
 from tunesearch.options import takes
-from tunesearch.production.ensemble import fit_stack
-from tunesearch.production.evaluate import (
-    Evaluation,
-    frozen_pairs,
-    holds_own_images,
-    holds_test_images,
-    pairs_below,
-    pairs_in,
-    write_evaluation,
-)
-from tunesearch.production.evaluate import evaluate as measure
+from tunesearch.production.evaluation.evaluate import evaluate as measure
+from tunesearch.production.evaluation.files import write_evaluation
+from tunesearch.production.evaluation.looks import looked_at_test, warning
+from tunesearch.production.evaluation.pairs import frozen_pairs, pairs_below, pairs_in
+from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.export import export as write_export
 from tunesearch.production.export import is_configuration
-from tunesearch.production.labeller import Labeller, require_same_classes
-from tunesearch.production.looks import looked_at_test, warning
+from tunesearch.production.labelled import holds_own_images, holds_test_images
 from tunesearch.production.model import Model, open_model
-from tunesearch.production.predict import predict as write_masks
-from tunesearch.production.stack import Stack
-from tunesearch.production.train import train as train_configuration
+from tunesearch.production.prediction.ensemble import fit_stack
+from tunesearch.production.prediction.predict import predict as write_masks
+from tunesearch.production.prediction.predictor import Predictor, require_same_classes
+from tunesearch.production.prediction.stack import Stack
+from tunesearch.production.training.setup import TrainingSetup
+from tunesearch.production.training.train import train as train_configuration
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.layouts import Pair
@@ -66,7 +62,7 @@ def export(name: str, output: str | Path, options: ExportOptions) -> dict[str, A
     ledger = Ledger.open(folder, name)
     try:
         find_user_code(str(ledger.attribute("settings", {}).get("code", ".")))
-        content = write_export(ledger, output, trial=options.trial, said=options.on_message)
+        content = write_export(ledger, output, trial=options.trial, on_message=options.on_message)
     finally:
         ledger.close()
     if options.register is not None:
@@ -77,7 +73,7 @@ def export(name: str, output: str | Path, options: ExportOptions) -> dict[str, A
 
 @takes(TrainOptions)
 def train(source: str | Path, options: TrainOptions) -> dict[str, Any]:
-    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.training.train``.
 
     Args:
         source: the model folder or configuration.
@@ -97,8 +93,7 @@ def train(source: str | Path, options: TrainOptions) -> dict[str, Any]:
         check_address(address, "$RAY_ADDRESS")
     name = path.name if path.is_dir() else path.stem
     weights = options.encoder_weights
-    return train_configuration(
-        path,
+    setup = TrainingSetup(
         output=Path(options.output) if options.output is not None else folder / "trained" / name,
         tracking_uri=tracking_uri(folder, options.tracking_uri),
         storage=folder,
@@ -111,9 +106,8 @@ def train(source: str | Path, options: TrainOptions) -> dict[str, Any]:
         on=options.on,
         workers=options.workers,
         address=address,
-        said=options.on_message,
-        epoch_done=options.on_epoch,
     )
+    return train_configuration(path, setup, on_message=options.on_message, on_epoch=options.on_epoch)
 
 
 @takes(PredictOptions)
@@ -136,7 +130,7 @@ def predict(
         PicturesSkipped: some pictures could not be read; the masks of the others are written.
     """
     opened = _models(models, options.trial, options.storage)
-    labeller = Labeller(opened, stack=_stack(options.stack), scale=options.scale, flip=options.flip)
+    predictor = Predictor(opened, stack=_stack(options.stack), scale=options.scale, flip=options.flip)
     done = 0
 
     def on_mask(path: Path, mask: Pixels | None, total: int) -> None:
@@ -148,12 +142,12 @@ def predict(
             options.on_progress(done, total)
 
     return write_masks(
-        labeller,
+        predictor,
         Path(images),
         Path(output),
         overlays=options.overlays,
         background=opened[0].data.background,
-        said=on_mask,
+        on_picture=on_mask,
     )
 
 
@@ -176,7 +170,7 @@ def evaluate(models: str | Path | Sequence[str | Path], options: EvaluateOptions
     folder = Path(options.output) if options.output is not None else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(Problem("-o", "must be a folder", value=str(folder)))
-    result = measure(opened, pairs, read_as, what=what, said=options.on_progress or _unseen, **how)
+    result = measure(opened, pairs, read_as, what=what, on_progress=options.on_progress or _unseen, **how)
     for model in opened:
         if holds_test_images(model, pairs):
             measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
@@ -241,7 +235,7 @@ def ensemble(models: Sequence[str | Path], output: str | Path, options: Ensemble
     root = Path(options.data).expanduser().absolute() if options.data is not None else None
     pairs, read_as = frozen_pairs(opened[0], "val", root)
     flip, scale = options.flip, options.scale
-    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, said=options.on_progress or _unseen)
+    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, on_progress=options.on_progress or _unseen)
     if seen := stack.content["images_trained_on"]:
         told = f"note: {seen} of the {len(pairs)} images were trained on, which flatters the models that did"
         options.on_message(told)

@@ -24,7 +24,7 @@ from tunesearch.ledger.folders import require_free_name
 from tunesearch.ledger.steering import request_repeats
 from tunesearch.ledger.store import Ledger
 from tunesearch.options import takes
-from tunesearch.production.confirm import evaluate_test
+from tunesearch.production.evaluation.confirmed import evaluate_test
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.strategy import confirmation
 from tunesearch.strategy.warm_start import gather, require_heeding

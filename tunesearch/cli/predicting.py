@@ -14,7 +14,7 @@ from tunesearch.api.options import EnsembleOptions, EvaluateOptions, PredictOpti
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
-    from tunesearch.production.evaluate import Evaluation
+    from tunesearch.production.evaluation.result import Evaluation
 
 _models = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 _tiles = click.option(

@@ -1,4 +1,4 @@
-"""Model: a trained network with everything that is needed to use it, from a model folder or from a search."""
+"""A trained network with everything that is needed to use it, from a model folder or from a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tunesearch.errors import InputError, Problem, SearchNameError
 from tunesearch.ledger.names import NAME
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.bundle import Bundle, file_hash, is_bundle, load_network, read_bundle
+from tunesearch.production.bundle import Bundle, is_bundle, load_network, read_bundle
+from tunesearch.production.bundle.hashes import file_hash
 from tunesearch.production.export import chosen, weights_of
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes

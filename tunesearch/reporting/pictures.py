@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tunesearch.production.evaluate import Evaluation
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.evaluation.result import Evaluation
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import Pair
@@ -72,21 +72,21 @@ class Shown:
 
 
 def shown_images(
-    evaluation: Evaluation, labeller: Labeller, pairs: Sequence[Pair], data: DataConfig
+    evaluation: Evaluation, predictor: Predictor, pairs: Sequence[Pair], data: DataConfig
 ) -> tuple[Shown, ...]:
     """The best, the median and the worst image of an evaluation, each once however few there are.
 
     Raises:
         DataError: a file cannot be read.
     """
-    places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(labeller.classes)
+    places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(predictor.classes)
     shown: dict[str, Shown] = {}
     for kind, ids in evaluation.chosen(1).items():
         if not ids or ids[0] in shown:
             continue
         pair = places[ids[0]]
-        image, truth = read_image(pair.image), read_mask(pair.mask, data, labeller.classes)
-        predicted = next(labeller.masks([labeller.prepare(image)]))
+        image, truth = read_image(pair.image), read_mask(pair.mask, data, predictor.classes)
+        predicted = next(predictor.masks([predictor.prepare(image)]))
         shown[pair.id] = Shown(
             title=f"the {kind}",
             id=pair.id,

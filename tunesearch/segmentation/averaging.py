@@ -40,7 +40,8 @@ class WeightAverage:
             torch._foreach_copy_(averaged, current)  # torch has no public name for copying many tensors in one call
             return
         t = int(self._averaged.n_averaged)  # on the CPU, so nothing waits for the device
-        get_ema_multi_avg_fn(min(self.decay, (1 + t) / (10 + t)))(averaged, current, t)
+        mix = get_ema_multi_avg_fn(min(self.decay, (1 + t) / (10 + t)))  # type: ignore[no-untyped-call]
+        mix(averaged, current, t)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

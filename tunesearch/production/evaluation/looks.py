@@ -1,4 +1,4 @@
-"""The test part is for one look. Who looked at it is kept, so that a second look is told for what it is.
+"""The log of evaluations on the test part (looks), so that the second one is told for what it is.
 
 The looks at a search's test part are in its ledger, whichever command they come from; those of a model folder are in
 its ``test_looks.json``.

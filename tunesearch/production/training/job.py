@@ -1,4 +1,4 @@
-"""Job: one training as plain data, so that every process that takes part in it builds the same trainer."""
+"""A training as plain data (the job), from which every process that takes part in it builds the same trainer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tunesearch.experiment import Objective
-from tunesearch.production.bundle import own_modules
+from tunesearch.production.training.setup import On
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded, original_masks
 from tunesearch.segmentation.data.layouts import resolve_classes
@@ -20,10 +20,9 @@ from tunesearch.segmentation.data.splits import POOL, Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.team import Team
 from tunesearch.segmentation.trainer import Trainer
-from tunesearch.segmentation.user_code import find_user_code
+from tunesearch.segmentation.user_code import find_user_code, user_modules
 
-On = Literal["train", "train+val"]
-Tell = Callable[[str, Any], None]
+OnEvent = Callable[[str, Any], None]
 """Takes ``built`` with {effective, resumed}, ``epoch`` with metrics, ``ended`` with {outcome, best}: plain data."""
 
 
@@ -55,12 +54,19 @@ class Job:
     beside: Path | None
     threads: int | None
 
+    @property
+    def trained_split(self) -> Split:
+        """The split as the new model has it: of train+val nothing is left that it could be validated on."""
+        if self.on == "train":
+            return self.split
+        return self.split.model_copy(update={"train": self.split.items(POOL), "val": ()})
+
     @contextlib.contextmanager
-    def own_code(self) -> Iterator[None]:
+    def user_code(self) -> Iterator[None]:
         """Let the user's own modules be imported."""
         if self.beside is not None:
             find_user_code(str(self.beside))
-        with own_modules(self.code):
+        with user_modules(self.code):
             yield
 
     def trainer(self, team: Team, *, device: str = "auto", cpus: int | None = None) -> Trainer:
@@ -70,7 +76,7 @@ class Job:
             cpus: that this process may use; None: all of the machine.
         """
         size, cuda = self.config.size, device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        with self.own_code():
+        with self.user_code():
             train = decoded(self.data, self.split, POOL if self.on == POOL else "train", size)
             val = None if self.on == POOL else decoded(self.data, self.split, "val", size)
             at_original = val is not None and self.objective.resolution == "original"
@@ -90,17 +96,17 @@ class Job:
             )
 
 
-def take_part(job: Job, team: Team, tell: Tell, *, device: str = "auto", cpus: int | None = None) -> None:
-    """Train a job to its end as one of a team, telling every epoch when its checkpoint is on disk."""
+def run_job(job: Job, team: Team, on_event: OnEvent, *, device: str = "auto", cpus: int | None = None) -> None:
+    """Train a job to its end as one of a team; every epoch is told when its checkpoint is on disk."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     trainer = job.trainer(team, device=device, cpus=cpus)
     try:
         resumed = None if trainer.resumed is None else trainer.resumed.as_dict()
-        tell("built", {"effective": trainer.effective(), "resumed": resumed})
+        on_event("built", {"effective": trainer.effective(), "resumed": resumed})
         for metrics in trainer.epochs():
-            tell("epoch", metrics.as_dict())
+            on_event("epoch", metrics.as_dict())
         best: EpochMetrics | None = trainer.best
-        tell("ended", {"outcome": trainer.outcome, "best": None if best is None else best.as_dict()})
+        on_event("ended", {"outcome": trainer.outcome, "best": None if best is None else best.as_dict()})
     finally:
         trainer.close()

@@ -1,14 +1,9 @@
-"""Labeller: from pictures of any size to masks of the same size, by one network or by several together."""
+"""Predictor: masks for pictures of any size, each as large as its picture, by one network or by an ensemble."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +11,12 @@ from torch import Tensor
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.production.model import Model
-from tunesearch.production.stack import Stack
+from tunesearch.production.prediction.stack import Stack
 from tunesearch.segmentation.config import ClassSpec, Size
 from tunesearch.segmentation.data.images import Pixels
 from tunesearch.segmentation.data.resize import resize_image
 from tunesearch.segmentation.device import pick_device, pick_precision
 from tunesearch.segmentation.inference import Network, resized_rows, trained_scores, window_bands, with_flips
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 _LARGEST_SCALE = 16.0
 _LARGEST_SIDE = 2**16
@@ -44,7 +36,7 @@ class Prepared:
     resized: dict[str, Pixels]
 
 
-class Labeller:
+class Predictor:
     """Masks of pictures, each as large as its picture.
 
     A picture is resized to the size that a network was trained at, seen whole or in windows as the network was
@@ -191,25 +183,6 @@ def require_same_classes(models: Sequence[Model]) -> None:
                     f"models that work together need the same classes: class {index} of {first.name} is {wanted.name!r}"
                 )
                 raise InputError(Problem(other.name, rule, value=repr(found.name)))
-
-
-def ahead(work: Callable[[S], T], items: Iterable[S]) -> Iterator[tuple[S, T]]:
-    """Each item with what ``work`` makes of it, in order; a few, and no more, are worked on ahead in threads."""
-    threads = min(4, os.cpu_count() or 1)
-    queue: deque[tuple[S, Future[T]]] = deque()
-    source = iter(items)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        try:
-            for item in islice(source, 2 * threads):
-                queue.append((item, pool.submit(work, item)))
-            while queue:
-                item, future = queue.popleft()
-                for later in islice(source, 1):
-                    queue.append((later, pool.submit(work, later)))
-                yield item, future.result()
-        finally:
-            for _, future in queue:
-                future.cancel()
 
 
 def _together(streams: list[Iterator[Tensor]]) -> Iterator[list[Tensor]]:

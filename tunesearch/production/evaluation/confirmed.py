@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.evaluate import evaluate
+from tunesearch.production.evaluation.evaluate import evaluate
 from tunesearch.production.model import open_trial
 from tunesearch.strategy.confirmation import Confirmation
 
@@ -30,9 +30,8 @@ def evaluate_test(
     for number, seed in zip(leader.trials, leader.seeds, strict=True):
         model = open_trial(ledger, ledger.trials[number])
         found.append(evaluate(model, pairs, ledger.experiment.data))
-        on_message(
-            f"test part, trial {leader.trial}, seed {seed}: mIoU {found[-1].scores.miou:.4f} on {len(pairs)} images"
-        )
+        miou = found[-1].scores.miou
+        on_message(f"test part, trial {leader.trial}, seed {seed}: mIoU {miou:.4f} on {len(pairs)} images")
     result: dict[str, Any] = {"images": len(pairs), "resolution": "original"}
     for name in MEASURED:
         values = [float(getattr(one.scores, name)) for one in found]

@@ -1,8 +1,9 @@
 """Ensembles: several models that predict together, and the meta-learner that weighs them.
 
-Their class probabilities are averaged, or weighed by a :class:`~tunesearch.production.stack.Stack` that is fitted on
-the validation part. Report B's authors used "a meta learner to be trained in order to have a model assigning the best
-possible weights to these two models at prediction time"; here that is one weight per model, fitted by cross-entropy.
+Their class probabilities are averaged, or weighed by a :class:`~tunesearch.production.prediction.stack.Stack` that is
+fitted on the validation part. Report B's authors used "a meta learner to be trained in order to have a model assigning
+the best possible weights to these two models at prediction time"; here that is one weight per model, fitted by
+cross-entropy.
 Weights or biases per class were tried on one set of models and left out: they learn how frequent the classes are, at
 the cost of the rare ones, and came out below the plain mean there. The fit is convex: it has one solution.
 """
@@ -17,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesearch.errors import DataError, InputError, Problem
-from tunesearch.production.evaluate import trained_on
-from tunesearch.production.labeller import Labeller, Prepared, ahead
+from tunesearch.errors import InputError, Problem
+from tunesearch.production.labelled import read_pair, trained_on
 from tunesearch.production.model import Model
-from tunesearch.production.stack import Stack
+from tunesearch.production.prediction.predictor import Predictor, Prepared
+from tunesearch.production.prediction.stack import Stack
+from tunesearch.production.prefetch import prefetch
 from tunesearch.segmentation.config import DataConfig
-from tunesearch.segmentation.data.images import VOID, Pixels, read_image, read_mask
+from tunesearch.segmentation.data.images import VOID, Pixels
 from tunesearch.segmentation.data.layouts import Pair
 from tunesearch.segmentation.files import sha256
 
@@ -42,14 +44,14 @@ def fit_stack(
     flip: bool = False,
     scale: float | None = None,
     device: str = "auto",
-    said: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Stack:
     """Fit how much each model counts, to pixels of labelled pictures that none was trained on.
 
     Args:
         pairs: the validation part.
         data: how its masks are read.
-        said: told how many of how many images are done.
+        on_progress: told how many of how many images are done.
 
     Raises:
         InputError: fewer than two models, classes that differ, no pixel that counts.
@@ -57,8 +59,8 @@ def fit_stack(
     """
     if len(models) < 2:
         raise InputError(Problem("ensemble", "needs at least two models", value=str(len(models))))
-    labeller = Labeller(models, flip=flip, scale=scale, device=device)
-    features, truth = _samples(labeller, pairs, data, said)
+    predictor = Predictor(models, flip=flip, scale=scale, device=device)
+    features, truth = _samples(predictor, pairs, data, on_progress)
     if not len(truth):
         raise InputError(Problem("ensemble", "the images it is fitted to must have pixels that count"))
     stack = Stack.start([model.fingerprint for model in models])
@@ -66,7 +68,7 @@ def fit_stack(
     fitted = _fitted(stack, features, truth)
     content: dict[str, Any] = {
         "models": [model.name for model in models],
-        "classes": [spec.name for spec in labeller.classes],
+        "classes": [spec.name for spec in predictor.classes],
         "images": len(pairs),
         "images_trained_on": trained_on(models, pairs),
         "pixels": len(truth),
@@ -82,7 +84,7 @@ def fit_stack(
 
 
 def _samples(
-    labeller: Labeller, pairs: Sequence[Pair], data: DataConfig, said: Callable[[int, int], None]
+    predictor: Predictor, pairs: Sequence[Pair], data: DataConfig, on_progress: Callable[[int, int], None]
 ) -> tuple[Tensor, Tensor]:
     """Log probabilities (M, C, n) and labels int64 (n,) of pixels drawn from every image alike."""
     share = max(1, _SAMPLES // max(1, len(pairs)))
@@ -90,28 +92,25 @@ def _samples(
     labels: list[Tensor] = []
 
     def read(pair: Pair) -> tuple[Prepared, Pixels]:
-        image, mask = read_image(pair.image), read_mask(pair.mask, data, labeller.classes)
-        if mask.shape != image.shape[:2]:
-            rule = f"the mask must be as large as its image, {image.shape[1]}x{image.shape[0]}"
-            raise DataError(Problem(str(pair.mask), rule, value=f"{mask.shape[1]}x{mask.shape[0]}"))
-        return labeller.prepare(image), mask
+        image, mask = read_pair(pair, data, predictor.classes)
+        return predictor.prepare(image), mask
 
     with torch.inference_mode():
-        for number, (pair, (prepared, mask)) in enumerate(ahead(read, pairs), start=1):
+        for number, (pair, (prepared, mask)) in enumerate(prefetch(read, pairs), start=1):
             rng = np.random.default_rng(int(sha256(pair.id.encode())[:16], 16))
             places = np.flatnonzero(mask != VOID)
             if len(places) > share:
                 places = np.sort(rng.choice(places, share, replace=False))
             labels.append(torch.from_numpy(mask.ravel()[places].astype(np.int64)))
             first = 0  # pixels above the band
-            for band in next(labeller.bands([prepared])):
+            for band in next(predictor.bands([prepared])):
                 count = band[0].shape[1] * band[0].shape[2]
                 here = places[(places >= first) & (places < first + count)] - first
-                index = torch.from_numpy(here).to(labeller.device)
+                index = torch.from_numpy(here).to(predictor.device)
                 parts = [F.log_softmax(one.flatten(1)[:, index].float(), dim=0) for one in band]
                 features.append(torch.stack(parts).cpu())
                 first += count
-            said(number, len(pairs))
+            on_progress(number, len(pairs))
     return torch.cat(features, dim=2).clone(), torch.cat(labels)
 
 

@@ -68,7 +68,7 @@ def write_programs(
     size: Size,
     *,
     formats: Sequence[str],
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write the programs of a network into a folder.
 
@@ -76,7 +76,7 @@ def write_programs(
         model: on the CPU, in evaluation mode.
         size: that it was trained at.
         formats: ``torch``, ``onnx``.
-        said: told what is left out and why.
+        on_message: told what is left out and why.
 
     Returns:
         Per program its file's name and ``height`` and ``width`` (one number, or [smallest, largest]), ``checked``
@@ -91,23 +91,23 @@ def write_programs(
         try:
             program, sides = export_program(model, size)
         except ProgramError as error:
-            return {name: _leave_out(name, str(error), said) for name in formats}
+            return {name: _leave_out(name, str(error), on_message) for name in formats}
         for name in formats:
             try:
                 told[name] = writers[name](program, folder, model, size, sides)
             except ProgramError as error:
                 if isinstance(sides["height"], int):
-                    told[name] = _leave_out(name, str(error), said)
+                    told[name] = _leave_out(name, str(error), on_message)
                     continue
                 try:  # a runtime may know a network's layers at a known size only
                     told[name] = writers[name](_fixed(model, size), folder, model, size, _sides(size))
                 except ProgramError as fixed:
-                    told[name] = _leave_out(name, str(fixed), said)
+                    told[name] = _leave_out(name, str(fixed), on_message)
     return told
 
 
-def _leave_out(name: str, reason: str, said: Callable[[str], None]) -> dict[str, str]:
-    said(f"note: the {'torch' if name == 'torch' else 'ONNX'} program is left out: {reason}")
+def _leave_out(name: str, reason: str, on_message: Callable[[str], None]) -> dict[str, str]:
+    on_message(f"note: the {'torch' if name == 'torch' else 'ONNX'} program is left out: {reason}")
     return {"left_out": reason}
 
 
