@@ -213,7 +213,11 @@ def test_a_folder_of_images_and_one_of_masks(searched: Path, capsys: pytest.Capt
     root = Path(os.environ["TUNESEARCH_CACHE"]) / "sample-v1"
     split = tunesearch.evaluate("a", part="val", storage=searched)
     folders = tunesearch.evaluate(
-        "a", images=root / "JPEGImages", masks=root / "SegmentationClass", storage=searched, on_message=lambda text: None
+        "a",
+        images=root / "JPEGImages",
+        masks=root / "SegmentationClass",
+        storage=searched,
+        on_message=lambda text: None,
     )
     mine = dict(folders.images)
     assert all(mine[name] == miou for name, miou in split.images)
