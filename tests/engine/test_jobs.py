@@ -25,7 +25,7 @@ import tunesearch
 from tunesearch.engine import jobs, jobs_api
 from tunesearch.errors import InputError, SearchNameError
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings, about itself
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # Ray's own, about itself
 
 
 @dataclass(frozen=True)
