@@ -749,6 +749,7 @@ def test_a_bad_input_gets_one_clear_message(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_itself(whole: Path, tmp_path: Path) -> None:
     """The second row of each group in a process of its own, all at the same time."""
     started = []

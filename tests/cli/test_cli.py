@@ -238,13 +238,12 @@ def test_data_check_says_the_class_weights(tmp_path: Path, run_cli: Callable[...
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
 def test_the_main_job_from_run_to_trained_weights(
-    tiny_space: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+    tiny_space: Path, storage: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """run, list, show, export, train: what one says is what the next one reads."""
     from ruamel.yaml import YAML
     from safetensors import safe_open
 
-    storage = tmp_path / "runs"
     code, out, err = run_cli("run", tiny_space, "--name", "a", "--storage", storage, "--trials", 3, "--json")
     assert code == 0, err
     result = json.loads(out)

@@ -74,11 +74,11 @@ def test_different_first_trials_do_not(tiny_space: Path, tmp_path: Path, epoch_m
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_search_whose_network_is_broken(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_real_search_whose_network_is_broken(tiny_space: Path, storage: Path) -> None:
     """It ends after the first trials of 20 and says the first error; a resume goes on once it is mended."""
     broken = ["train.architecture=tiny_model:broken"]
     with pytest.raises(NoUsableTrial, match=r"all failed alike.*on purpose") as caught:
-        tunesearch.run(tiny_space, name="a", storage=tmp_path, trials=20, overrides=broken)
+        tunesearch.run(tiny_space, name="a", storage=storage, trials=20, overrides=broken, max_concurrent=1)
     result: Any = caught.value.result
     assert result.status == "failed"
     assert ALIKE <= len(result.trials) < 10
@@ -87,7 +87,7 @@ def test_a_real_search_whose_network_is_broken(tiny_space: Path, tmp_path: Path)
         'raise RuntimeError("this network cannot be built: on purpose")', "return tiny(config, classes)"
     )
     module.write_text(mended)
-    assert tunesearch.retry("a", failed=True, storage=tmp_path)[0]
+    assert tunesearch.retry("a", failed=True, storage=storage)[0]
 
 
 def test_only_the_best_weights_are_kept(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:

@@ -105,7 +105,13 @@ class Server:
             "--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # several processes of no use here
+            )
         end = time.monotonic() + PATIENCE
         while True:
             try:

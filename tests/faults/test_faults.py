@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import HERE, Kill, Search
 from verify import Verdict, judge_decisions, judge_epochs, judge_trials, read_rows, verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def test_killed_and_resumed_it_is_the_search_that_nobody_killed(calm: Search, tm
     assert sum(verdict.retrained) <= 4
 
 
+@pytest.mark.xdist_group("signals")
 def test_signals_save_and_say_how_to_go_on(tmp_path: Path) -> None:
     """Exit code 130 and the resume command, with two trials at once; a second signal does not wait for anything."""
     search = Search(tmp_path / "search", concurrency=2)

@@ -190,6 +190,7 @@ def test_only_what_runs_can_be_stopped(tiny_space: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_running_search_is_steered(tiny_space: Path, tmp_path: Path) -> None:
     """A real driver in a process of its own; what it is asked from here. Oracle: the counts and the trainer's log."""

@@ -63,8 +63,8 @@ def told_search(tiny_space: Path, tmp_path: Path, epoch_metrics: Callable[..., E
 
 @pytest.fixture(scope="session")
 def long_search(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[..., EpochMetrics]) -> Ledger:
-    """1000 trials of up to 50 epochs."""
-    return write_long_search(tmp_path_factory.mktemp("long"), epoch_metrics, trials=1000, epochs=50)
+    """1000 trials of up to 10 epochs."""
+    return write_long_search(tmp_path_factory.mktemp("long"), epoch_metrics, trials=1000, epochs=10)
 
 
 def write_long_search(storage: Path, metrics: Callable[..., EpochMetrics], *, trials: int, epochs: int) -> Ledger:

@@ -91,10 +91,12 @@ def _repeat(ledger: Ledger, metrics: Metrics, scores: dict[int, Sequence[float]]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Metrics) -> Path:
+def storage(
+    tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Metrics, mlflow_database: Callable[[Path], str]
+) -> Path:
     """Searches over two data sets, two measures and the sample; one confirmed, one interrupted; and a training."""
     storage = tmp_path_factory.mktemp("leaderboard") / "runs"
-    uri = default_uri(storage)
+    uri = mlflow_database(storage)
     made = [
         _search(storage, epoch_metrics, "first", [0.25, 0.5, 0.375]),
         _search(storage, epoch_metrics, "second", [0.75], status="interrupted"),
@@ -204,14 +206,14 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
 
 
 def test_the_best_of_a_training_is_known_after_it_went_on(
-    storage: Path, tmp_path: Path, epoch_metrics: Metrics
+    tmp_path: Path, epoch_metrics: Metrics, mlflow_database: Callable[[Path], str]
 ) -> None:
     """0.625 in the first session, less in the second; by a loss the smallest counts."""
+    uri = mlflow_database(tmp_path)
     for objective, best in (("val_miou", 0.625), ("val_loss", 0.375)):
         run_id = None
         for miou in (0.625, 0.5):
             tags = {"tunesearch.objective": objective}
-            uri = f"sqlite:///{tmp_path}/mlflow.db"
             run = TrainingRun(uri, storage=tmp_path, name="t", params={}, tags=tags, run_id=run_id)
             run.epoch(epoch_metrics(1, miou))
             run.finish("completed", [])
@@ -293,10 +295,9 @@ def test_an_mlflow_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         tunesearch.leaderboard(storage=tmp_path)
 
 
-def test_an_empty_mlflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tunesearch.tracking.store import prepare_database
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    prepare_database(uri)
+def test_an_empty_mlflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mlflow_database: Callable[[Path], str]
+) -> None:
+    uri = mlflow_database(tmp_path)
     assert _run(capsys, "--tracking-uri", uri) == (0, "MLflow knows no searches\n", "")
     assert _run(capsys, "--tracking-uri", uri, "--json") == (0, "[]\n", "")

@@ -638,7 +638,7 @@ def test_scores_at_the_original_size() -> None:
     (at_network,), (at_original,) = plain.epochs(), other.epochs()
     metric = MulticlassJaccardIndex(3, ignore_index=255)
     with torch.no_grad():
-        for images, _ in other.val_batches:
+        for images, _ in other.validation.batches:
             other.model.eval()
             for logits, truth in zip(other.model(images), truths, strict=True):
                 resized = F.interpolate(logits[None], truth.shape, mode="bilinear", align_corners=False)
@@ -656,7 +656,7 @@ def test_validation_in_windows() -> None:
     assert next(tiled.train_batches.epoch(1))[0].shape == (8, 3, 24, 24)
     confusion = ConfusionMatrix(3, ignore_index=255)
     tiled.model.eval()
-    for images, masks in tiled.val_batches:
+    for images, masks in tiled.validation.batches:
         logits = window_logits(tiled.model, images, crop=Size(width=24, height=24), overlap=0.25)
         confusion.add(masks.long(), logits.argmax(dim=1))
     assert by_windows.val_miou == pytest.approx(scores(confusion.numpy(), background=0).miou)

@@ -415,12 +415,12 @@ class _Notes(SearchCallback):
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
-def test_a_whole_search(tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_search(tiny_space: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On real Ray: the best of the first search is trained first in the second, which then needs nothing of it."""
     from mlflow import MlflowClient
 
-    storage, notes = tmp_path / "runs", _Notes()
-    one = tunesearch.run(tiny_space, name="one", storage=storage, trials=3)
+    notes = _Notes()
+    one = tunesearch.run(tiny_space, name="one", storage=storage, trials=3, max_concurrent=1)
     two = tunesearch.run(
         tiny_space, name="two", storage=storage, trials=2, warm_start=["one"], max_concurrent=1, callback=notes
     )

@@ -58,10 +58,8 @@ def drive(
     """
     set_environment()
     callback, interruption = callback or SearchCallback(), interruption or Interruption()
-    if confirming:
-        clock = SearchClock(ledger, "confirm_seconds")
-    else:
-        clock = SearchClock(ledger, "seconds", budget=options.time_budget)
+    name, budget = ("confirm_seconds", None) if confirming else ("seconds", options.time_budget)
+    clock = SearchClock(ledger, name, budget=budget)
     if decode:
         _decode(ledger)
     _sweep(ledger)
@@ -69,7 +67,7 @@ def drive(
     note_folder = partial(ledger.set_attribute, "ray_folder")
     with ray_session(options.cluster(), on_folder=note_folder, on_abandon=callback.on_abandon) as ray_watchdog:
         interruption.listen()
-        from tunesearch.engine import nodes  # Ray is imported under the environment set above
+        from tunesearch.engine import nodes  # imports Ray, under the environment set above
 
         assigner = _plan(ledger, options)
         callback.on_start(ledger, assigner.resources)

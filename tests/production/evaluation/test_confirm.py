@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,23 +30,29 @@ def _command(storage: Path, *words: object) -> list[str]:
     return [sys.executable, "-m", "tunesearch", *map(str, words), "--storage", str(storage)]
 
 
-def _searched(space: Path, storage: Path) -> None:
-    small = ("--trials", 3, "--epochs", 2, "--set", "data.test=0.25", "--set", "scheduler=none")
-    command = _command(storage, "run", space, "--name", "a", "--local", *small)
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+@pytest.fixture
+def searched(tiny_space: Path, storage: Path, own_ray: Path) -> Path:
+    """The storage of a search ``a`` of three trials of two epochs, one at a time."""
+    overrides = ["data.test=0.25", "scheduler=none"]
+    small: dict[str, Any] = {"trials": 3, "epochs": 2, "overrides": overrides, "max_concurrent": 1}
+    tunesearch.run(tiny_space, name="a", storage=storage, address="local", **small)
+    return storage
 
 
-def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_killed_and_interrupted_it_is_confirmed_all_the_same(
+    searched: Path, tiny_space: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
     """Killed in the second training: no repeat is lost or trained twice, each is what the trainer makes of it. The
     test part is looked at once, with every network of the leader."""
-    storage, log = tmp_path / "runs", tmp_path / "epochs.log"
-    _searched(tiny_space, storage)
+    storage, log = searched, tmp_path / "epochs.log"
     before = tunesearch.load("a", storage=storage)
     environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
     confirm = _command(storage, "confirm", "a", "--top", TOP, "--seeds", SEEDS, "--max-concurrent", 1)
     killed = subprocess.Popen(confirm, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not (log.exists() and "begin 4 2" in log.read_text()):
         assert killed.poll() is None
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     half = tunesearch.load("a", storage=storage)
@@ -93,8 +102,8 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert f"over several seeds**: {confirmed.verdict}" in (tmp_path / "model" / "README.md").read_text()
 
     assert confirmed.network == bundle.content["origin"]["trial"]
-    shown = subprocess.run(_command(storage, "show", "a"), capture_output=True, text=True, timeout=300, check=True)
-    assert f"use the network of trial {confirmed.network}, the repeat of trial {leader.trial}" in shown.stdout
+    shown = run_cli("show", "a", "--storage", storage)[1]
+    assert f"use the network of trial {confirmed.network}, the repeat of trial {leader.trial}" in shown
     said: list[str] = []
     tunesearch.train(tmp_path / "model", output=tmp_path / "again", storage=storage)
     tunesearch.evaluate(tmp_path / "again", part="test", storage=storage, on_message=said.append)
@@ -118,19 +127,22 @@ def test_killed_and_interrupted_it_is_confirmed_all_the_same(tiny_space: Path, t
     assert {run.info.status for run in [parent, *repeats]} == {"FINISHED"}
 
 
-def test_more_seeds_train_only_what_is_missing(tiny_space: Path, tmp_path: Path) -> None:
-    storage, log = tmp_path / "runs", tmp_path / "epochs.log"
-    _searched(tiny_space, storage)
-    tunesearch.confirm("a", top=1, seeds=2, storage=storage)
-    command = _command(storage, "confirm", "a", "--top", 1, "--seeds", 3, "--json")
-    environment = {**os.environ, "TUNESEARCH_EPOCH_LOG": str(log)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
-    assert [line.split()[1] for line in log.read_text().splitlines() if line.startswith("end")] == ["5", "5"]
-    confirmed = json.loads(done.stdout)["confirmation"]
+def test_more_seeds_train_only_what_is_missing(
+    searched: Path,
+    run_cli: Callable[..., tuple[int, str, str]],
+    epochs_trained: Callable[[], list[tuple[int, int]]],
+) -> None:
+    epochs_trained()
+    tunesearch.confirm("a", top=1, seeds=2, storage=searched)
+    assert sorted(epochs_trained()) == [(3, 1), (3, 2), (4, 1), (4, 2)]
+    code, out, err = run_cli("confirm", "a", "--top", 1, "--seeds", 3, "--json", "--storage", searched)
+    assert code == 0, err
+    assert epochs_trained() == [(5, 1), (5, 2)]
+    confirmed = json.loads(out)["confirmation"]
     assert [len(one["values"]) for one in confirmed["candidates"]] == [3]
     assert "nothing to compare it with" in confirmed["verdict"]
     assert len(confirmed["test"]["miou"]["values"]) == 2  # the one look of before: it was the same trial
-    assert "test part, trial" not in done.stderr
+    assert "test part, trial" not in err
 
 
 def test_what_cannot_be_confirmed(tiny_space: Path, tmp_path: Path) -> None:

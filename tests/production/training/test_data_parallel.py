@@ -21,6 +21,7 @@ from tunesearch.segmentation.epoch import EpochMetrics
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.usefixtures("own_ray"),
     pytest.mark.timeout(1500),
@@ -34,9 +35,10 @@ OWN = {
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def train(tmp_path: Path, mlflow_database: Callable[[Path], str]) -> Callable[..., dict[str, Any]]:
+    uri = mlflow_database(tmp_path)
+
     def call(path: Path, output: str, **given: Any) -> dict[str, Any]:
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
         callbacks = {name: given.pop(name) for name in ("on_message", "on_epoch") if name in given}
         setup = TrainingSetup(output=tmp_path / output, tracking_uri=uri, storage=tmp_path, formats=(), **given)
         return train_production(path, setup, **callbacks)

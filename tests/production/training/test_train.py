@@ -50,9 +50,9 @@ def _curve(output: Path) -> list[tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tracker(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Callable[[Path], str]) -> str:
     """MLflow's database, which takes seconds to make."""
-    return f"sqlite:///{tmp_path_factory.mktemp('tracker')}/mlflow.db"
+    return mlflow_database(tmp_path_factory.mktemp("tracker"))
 
 
 @pytest.fixture

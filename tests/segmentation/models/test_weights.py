@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tunesearch.errors import WeightsError
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.models import build_model, weights
+from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.models.library import bare_encoder
 from tunesearch.segmentation.models.weights import check_weights, load_encoder, read_weights, weights_file
 
@@ -215,7 +215,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
         raise errors[0]
 
     module = holder("resnet18")
-    monkeypatch.setattr(weights, "get_encoder", offline)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", offline)
     for reason in ("no route to host", "TimeoutError"):
         with pytest.raises(WeightsError, match=reason) as caught:
             load_encoder(module, "resnet18", source=None)
@@ -232,7 +232,7 @@ def test_the_librarys_own_loader_is_the_default(monkeypatch: pytest.MonkeyPatch)
         calls.append((name, fields))
         return given
 
-    monkeypatch.setattr(weights, "get_encoder", get_encoder)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", get_encoder)
     load_encoder(module, "resnet18", source=None)
     assert calls == [("resnet18", {"weights": "imagenet"})]
     assert_loaded(module.encoder, given.state_dict())

@@ -7,10 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
-import timm
-from segmentation_models_pytorch.encoders import encoders as smp_encoders
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from tunesearch.errors import Infeasible, Problem, nearest
@@ -27,6 +23,13 @@ _TIMM_NAMES = {"xception": "legacy_xception", "inceptionv4": "inception_v4", "in
 
 MISFITS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError)
 """What the libraries raise for an encoder that a network cannot be built on."""
+
+
+def _smp() -> Any:
+    """segmentation-models-pytorch. Not imported before it is needed: it takes a second, in every trial's process."""
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch
 
 
 class _FromFullResolution(nn.Module):
@@ -66,7 +69,7 @@ def _with_dropout(model: Any, dropout: float) -> Any:
 
 def _unet(config: TrainConfig, classes: int) -> Any:
     widths, interpolation = _widths(config), _interpolation(config)
-    model = smp.Unet(
+    model = _smp().Unet(
         config.encoder,
         encoder_depth=config.encoder_depth,
         encoder_weights=None,
@@ -88,7 +91,7 @@ def _unet(config: TrainConfig, classes: int) -> Any:
 
 
 def _unetplusplus(config: TrainConfig, classes: int) -> Any:
-    model = smp.UnetPlusPlus(
+    model = _smp().UnetPlusPlus(
         config.encoder,
         encoder_depth=config.encoder_depth,
         encoder_weights=None,
@@ -100,32 +103,34 @@ def _unetplusplus(config: TrainConfig, classes: int) -> Any:
 
 
 def _pan(config: TrainConfig, classes: int) -> Any:
-    model = smp.PAN(config.encoder, encoder_weights=None, classes=classes)
+    model = _smp().PAN(config.encoder, encoder_weights=None, classes=classes)
     model.smallest = 8 * model.encoder.output_stride  # its decoder pools the last features three times by 2
     return _with_dropout(model, config.dropout)
 
 
 def _fpn(config: TrainConfig, classes: int) -> Any:
-    return smp.FPN(config.encoder, encoder_weights=None, classes=classes, decoder_dropout=config.dropout)
+    return _smp().FPN(config.encoder, encoder_weights=None, classes=classes, decoder_dropout=config.dropout)
 
 
 def _pspnet(config: TrainConfig, classes: int) -> Any:
-    return smp.PSPNet(config.encoder, encoder_weights=None, classes=classes, psp_dropout=config.dropout)
+    return _smp().PSPNet(config.encoder, encoder_weights=None, classes=classes, psp_dropout=config.dropout)
 
 
 def _deeplabv3(config: TrainConfig, classes: int) -> Any:
-    return smp.DeepLabV3(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+    return _smp().DeepLabV3(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
 
 
 def _deeplabv3plus(config: TrainConfig, classes: int) -> Any:
-    return smp.DeepLabV3Plus(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+    return _smp().DeepLabV3Plus(
+        config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout
+    )
 
 
 def _plain(network: str) -> Builder:
     """A network of the library, by name, with its defaults, and dropout before the head."""
 
     def build(config: TrainConfig, classes: int) -> Any:
-        model = getattr(smp, network)(config.encoder, encoder_weights=None, classes=classes)
+        model = getattr(_smp(), network)(config.encoder, encoder_weights=None, classes=classes)
         return _with_dropout(model, config.dropout)
 
     return build
@@ -184,7 +189,7 @@ def misfit(config: TrainConfig, error: BaseException) -> Infeasible:
 def bare_encoder(encoder: str) -> nn.Module:
     """The encoder alone with random weights."""
     with _quiet():
-        return cast(nn.Module, get_encoder(encoder, weights=None))
+        return cast(nn.Module, _smp().encoders.get_encoder(encoder, weights=None))
 
 
 @contextlib.contextmanager
@@ -202,6 +207,9 @@ def is_timm(encoder: str) -> bool:
 
 def encoder_problem(encoder: str, where: str) -> Problem | None:
     """A problem if segmentation-models-pytorch has no such encoder."""
+    import timm
+
+    smp_encoders = _smp().encoders.encoders
     if encoder in smp_encoders or (is_timm(encoder) and timm.is_model(encoder[3:].split(".")[0])):
         return None
     names = [*smp_encoders, *("tu-" + name for name in timm.list_models())] if is_timm(encoder) else list(smp_encoders)
@@ -218,6 +226,8 @@ def normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     Known offline: timm's own configurations where timm has the model, ImageNet's mean and deviation elsewhere.
     """
+    import timm
+
     name = encoder.removeprefix("tu-").removeprefix("timm-")
     config = timm.get_pretrained_cfg(_TIMM_NAMES.get(name, name), allow_unregistered=True)
     if config is None:
