@@ -104,10 +104,6 @@ class Predictor:
         return next(self.masks([self.prepare(image)]))
 
     @torch.inference_mode()
-    def mask(self, image: Pixels) -> Pixels:
-        """The mask uint8 (H, W) of one picture uint8 (H, W, 3)."""
-        return next(self.masks([self.prepare(image)]))
-
     def masks(self, batch: Sequence[Prepared]) -> Iterator[Pixels]:
         """The masks uint8 (H, W) of class indices, in the order of the pictures."""
         for picture in self.bands(batch):
