@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
 
 from tunesearch.cli import cli, main
@@ -40,28 +38,6 @@ def test_every_command_has_help(run_cli: Callable[..., tuple[int, str, str]]) ->
         assert code == 0
         assert command.help
         assert out.startswith(f"Usage: tunesearch {name}")
-
-
-def _readme_commands() -> list[str]:
-    blocks = re.findall(r"```(?:bash|console|sh)?\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith("tunesearch ")]
-
-
-def test_the_readme_names_every_command() -> None:
-    named = {shlex.split(line, comments=True)[1] for line in _readme_commands()}
-    assert set(cli.commands) <= named
-
-
-@pytest.mark.parametrize("line", _readme_commands())
-def test_the_readme_only_shows_commands_that_exist(line: str) -> None:
-    """Parsed, not run: an option that was renamed fails here."""
-    words = shlex.split(line, comments=True)[1:]
-    command: click.Command = cli
-    context = click.Context(cli)
-    while isinstance(command, click.Group):
-        command = command.commands[words.pop(0)]
-    command.make_context(command.name, words, parent=context)
 
 
 BAD = {

@@ -21,7 +21,7 @@ from harness import Event, Search
 
 TOLD = {"completed": "COMPLETE", "stopped": "PRUNED", "diverged": "PRUNED", "out_of_memory": "PRUNED",
         "infeasible": "PRUNED", "failed": "FAIL", "lost": "FAIL", "cancelled": "FAIL", "duplicate": "FAIL"}  # fmt: skip
-"""What the README says that Optuna is told."""
+"""What docs/searching.md says that Optuna is told."""
 TIMES = ("finished_at", "train_seconds", "val_seconds", "images_per_second")
 """What of an epoch depends on the clock."""
 TICK = 0.01

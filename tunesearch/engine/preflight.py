@@ -168,7 +168,9 @@ def check_training(experiment: Experiment) -> None:
 
 
 def _notes(experiment: Experiment) -> list[str]:
-    notes = [f"try_first {index + 1} is skipped: {reason}" for index, reason in experiment.skipped_points]
+    notes = [
+        f"try_first {i + 1} does not fit this space and is skipped: {reason}" for i, reason in experiment.skipped_points
+    ]
     notes += [f"train.{name} has no effect on anything that is searched here" for name in experiment.idle_fields()]
     if experiment.search.sampler == "grid" and experiment.try_first:
         notes.append("try_first is not used: a grid tries every point anyway")

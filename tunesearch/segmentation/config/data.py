@@ -51,7 +51,7 @@ class DataConfig(BaseModel):
 
     layout: Annotated[str, named(("voc", "folders", "sample"), "layout")] = "voc"
     """voc: JPEGImages, SegmentationClass, ImageSets/Segmentation. folders: images + masks, paired by name. sample: the
-    built-in generated scenes. ``module:function``: your own, see the README."""
+    built-in generated scenes. ``module:function``: your own, see docs/python.md."""
     root: Path | None = None
     """Folder of the data set; ``--data`` overrides it."""
     images: str = "images"
