@@ -247,7 +247,7 @@ def test_time_budget(tiny_space: Path, storage: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
     result = tunesearch.run(
         tiny_space, name="a", storage=storage, trials=500, epochs=4000, time_budget=3600.0,
-        overrides=["scheduler=none"], callback=Late(),
+        overrides=["scheduler=none"], callback=Late(), **ONE_AT_A_TIME,
     )  # fmt: skip
     assert result.status == "time_budget"
     assert {record.outcome for record in result.trials} <= {"completed", "cancelled"}
