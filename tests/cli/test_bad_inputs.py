@@ -539,7 +539,7 @@ WEIGHTS = (
     Row("experiment.yaml with a tag", "show kept", "could not determine a constructor for the tag",
         _write(f"{KEPT}/experiment.yaml", "!!python/object/apply:os.system ['touch pwned']")),
     Row("experiment.yaml torn", "resume kept", "experiment.yaml: parameters: is missing",
-        _change(f"{KEPT}/experiment.yaml", lambda content: content[:200])),
+        _change(f"{KEPT}/experiment.yaml", lambda content: content[: content.index(b"parameters:")])),
     Row("split.json torn", "resume kept", "split.json: is no split of this version",
         _change(f"{KEPT}/split.json", lambda content: content[: len(content) // 2])),
     Row("split.json gone", "show kept", "split.json: the split cannot be read: No such file",

@@ -169,7 +169,7 @@ def test_an_address_of_no_head(run_cli: Callable[..., tuple[int, str, str]], cas
 def test_a_head_that_does_not_answer(
     silence: socket.socket, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(jobs, "_TIMEOUT", 1)  # Ray's own client would wait for ever
+    monkeypatch.setattr(jobs_api, "_TIMEOUT", 1)  # Ray's own client would wait for ever
     code, _, err = run_cli("logs", "x", "-f")
     assert code == 2
     assert "must be the address of a Ray head that answers" in err
