@@ -247,14 +247,11 @@ def contracts() -> str:
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     lines = []
     for contract in content["tool"]["importlinter"]["contracts"]:
+        line = f"- **{contract['name']}**"
         if contract["type"] == "layers":
             layers = [layer.replace("tunesearch.", "") for layer in contract["layers"]]
-            lines += [
-                f"- **{contract['name']}**; left imports right, never back:",
-                f"  {' -> '.join(f'`{one}`' for one in layers)}",
-            ]
-        else:
-            lines.append(f"- **{contract['name']}**")
+            line += f": {' → '.join(f'`{one}`' for one in layers)}"
+        lines.append(line)
     return "\n".join(lines)
 
 
