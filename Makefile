@@ -23,7 +23,7 @@ run: $(STAMP)
 
 # Two processes at a time, each with a part of the files and a private Ray of its own; JOBS=0 is one after the other.
 JOBS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST) -m "not long"

@@ -24,9 +24,8 @@ _LONGEST_FIRST = ("faults", "engine", "production", "tracking", "cli", "test_", 
 """Folders and files of tests, in the order in which several processes take them up."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, a file's stay together, with their fixtures; the longest begin first."""
+    """Where several processes share the tests, file by file, the longest files begin first."""
     if not hasattr(config, "workerinput"):
         return
 
@@ -35,9 +34,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return next((index for index, name in enumerate(_LONGEST_FIRST) if path.startswith(name)), len(_LONGEST_FIRST))
 
     items.sort(key=turn)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ import pytest
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.xdist_group("services"),  # both files' tests share the servers
     pytest.mark.filterwarnings("ignore"),  # MLflow's own, about its dependencies
 ]
 

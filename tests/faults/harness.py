@@ -95,9 +95,10 @@ class Server:
         self.database = f"sqlite:///{folder}/mlflow.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        # On an empty database several processes of the server would make the tables at once, and sometimes fail.
-        make = f"from mlflow import MlflowClient; MlflowClient({self.database!r}).search_experiments()"
-        subprocess.run([sys.executable, "-c", make], capture_output=True, check=True)
+        if not (folder / "mlflow.db").exists():
+            # On an empty database several processes of the server would make the tables at once, and sometimes fail.
+            make = f"from mlflow import MlflowClient; MlflowClient({self.database!r}).search_experiments()"
+            subprocess.run([sys.executable, "-c", make], capture_output=True, check=True)
 
     def start(self) -> None:
         command = [

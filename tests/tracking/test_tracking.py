@@ -373,7 +373,6 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder = folder
-        folder.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -409,7 +408,8 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, mlflow_database: Callable[[Path], str]) -> Iterator[Server]:
+    mlflow_database(tmp_path / "server")
     server = Server(tmp_path / "server")
     yield server
     if server.process is not None:
