@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from tunesearch.engine.options import SearchOptions
 from tunesearch.ledger.store import Ledger
 
 _EVERY = 10.0
@@ -25,6 +26,11 @@ class SearchClock:
         self._budget = budget
         self._before = ledger.seconds(name)
         self._begun = self._noted = time.monotonic()
+
+    @classmethod
+    def of(cls, ledger: Ledger, options: SearchOptions, *, confirming: bool) -> SearchClock:
+        """A search's own, with its budget; or that of its confirmation, which has none."""
+        return cls(ledger, "confirm_seconds") if confirming else cls(ledger, "seconds", budget=options.time_budget)
 
     @property
     def seconds(self) -> float:

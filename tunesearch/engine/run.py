@@ -58,14 +58,13 @@ def drive(
     """
     set_environment()
     callback, interruption = callback or SearchCallback(), interruption or Interruption()
-    name, budget = ("confirm_seconds", None) if confirming else ("seconds", options.time_budget)
-    clock = SearchClock(ledger, name, budget=budget)
+    clock = SearchClock.of(ledger, options, confirming=confirming)
     if decode:
         _decode(ledger)
     _sweep(ledger)
 
-    note_folder = partial(ledger.set_attribute, "ray_folder")
-    with ray_session(options.cluster(), on_folder=note_folder, on_abandon=callback.on_abandon) as ray_watchdog:
+    note = partial(ledger.set_attribute, "ray_folder")
+    with ray_session(options.cluster(), on_folder=note, on_abandon=callback.on_abandon) as ray_watchdog:
         interruption.listen()
         from tunesearch.engine import nodes  # imports Ray, under the environment set above
 
