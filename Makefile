@@ -1,11 +1,11 @@
-# make run: the main job on the built-in sample.  make test: all tests.  make check: style, types, import rules.
-# Both make their own virtual environment; nothing but Python >= 3.11 and make is needed.
+# make run: the main job on the built-in sample.  make test: the tests.  make test-long: kills, clusters, servers, browsers.
+# make check: style, types, import rules.  Each makes its own virtual environment; nothing but Python >= 3.11 and make is needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check bench faults clean
+.PHONY: run test test-long check docs bench faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,9 +19,17 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP)
 	$(BIN)/tunesearch run voc_unet --smoke
+	@printf '\nTo type these commands yourself: . $(BIN)/activate\nWith your own images: docs/tutorial.md\n'
+
+# Two processes at a time, each with a part of the files and a private Ray of its own; JOBS=0 is one after the other.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not long"
+
+test-long: $(STAMP)
+	$(PYTEST) -m long
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -29,7 +37,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Needs a quiet machine and the data sets of the README's page on benchmarks.
+# The parts of docs/ that are made from the code. docs/make_pictures.py makes the pictures; it needs a Chromium.
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+# Needs a quiet machine and the data sets of benchmarks/README.md.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/throughput.py

@@ -86,7 +86,7 @@ def read_everything(part: DecodedPart, batch: int) -> int:
         assert int(pictures.max()) >= int(pictures.min())  # no copy, as a sum of bytes would make
         assert int(masks.max()) >= int(masks.min())
         images += len(masks)
-    loader.close()
+    loader.stop_workers()
     return images
 
 

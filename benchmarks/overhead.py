@@ -133,9 +133,9 @@ def experiment_for(folder: Path, trials: int) -> Any:
 
 def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: bool, profile: bool) -> dict[str, Any]:
     """As `tunesearch.run` does it after the preflight: ledger, tracker, drive, finish."""
-    from tunesearch.search import run, searcher, trial  # noqa: F401  # what drive() imports
-
-    from tunesearch.engine.options import Settings
+    from tunesearch.engine import hooks, run, trial  # noqa: F401  # what drive() imports
+    from tunesearch.engine.callback import SearchCallback
+    from tunesearch.engine.options import SearchOptions
     from tunesearch.ledger.store import Ledger
     from tunesearch.segmentation.data.splits import Split
     from tunesearch.tracking.store import default_uri
@@ -150,18 +150,24 @@ def search_with_tunesearch(folder: Path, *, trials: int, classes: int, mlflow: b
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             return super().reset_config({**new_config, "config": {"benchmark_classes": classes}})
 
+    class Following(SearchCallback):
+        """MLflow follows, if it is to."""
+
+        def on_trial_change(self, number: int) -> None:
+            if tracker is not None:
+                tracker.changed(number)
+
     experiment = experiment_for(folder, trials)
-    settings = Settings(max_concurrent=CPUS)
+    options = SearchOptions(max_concurrent=CPUS)
     profiler = cProfile.Profile() if profile else None
     start = time.perf_counter()
     if profiler is not None:
         profiler.enable()
-    ledger = Ledger.create(folder, "benchmark", experiment, Split(root=folder, train=(), val=()), settings.as_dict())
+    ledger = Ledger.create(folder, "benchmark", experiment, Split(root=folder, train=(), val=()), options.as_dict())
     tracker = Tracker(ledger, default_uri(folder)) if mlflow else None
-    changed = (lambda number: None) if tracker is None else tracker.changed
     if tracker is not None:
         tracker.start()
-    status = run.drive(ledger, settings, changed=changed, trainable=ClassyFakeTrial, decode=False)
+    status = run.drive(ledger, options, Following(), trainable=ClassyFakeTrial, decode=False)
     searched = time.perf_counter()
     if tracker is not None and not tracker.finish(status):
         raise RuntimeError(f"MLflow: {tracker.trouble}")

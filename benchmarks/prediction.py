@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from common import machine, say, spread, table, versions, write_json
 
-from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import Model
-from tunesearch.production.predict import find_pictures, predict
+from tunesearch.production.prediction.pictures import find_pictures
+from tunesearch.production.prediction.predict import predict
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
 from tunesearch.segmentation.data.images import read_image
 from tunesearch.segmentation.data.layouts import VOC_CLASSES, resolve_classes
@@ -60,7 +61,7 @@ def main() -> None:
     classes = resolve_classes(data)
     network = build_model(config, len(classes)).eval()
     model = Model("m", network, config, data, classes, Split(root=Path(), train=(), val=()), Path(), "")
-    labeller = Labeller([model])
+    predictor = Predictor([model])
     folder = options.data or write_sample(sample_folder()) / "JPEGImages"
     chosen = find_pictures(folder)[: options.pictures]
     with tempfile.TemporaryDirectory(prefix="tunesearch-prediction-") as temporary:
@@ -69,21 +70,21 @@ def main() -> None:
         for path in chosen:
             (pictures / path.name).symlink_to(path.resolve())
         images = [read_image(path) for path in chosen]
-        prepared = [labeller.prepare(image) for image in images]
-        batches = [prepared[first : first + labeller.batch] for first in range(0, len(prepared), labeller.batch)]
-        found = [mask for batch in batches for mask in labeller.masks(batch)]
+        prepared = [predictor.prepare(image) for image in images]
+        batches = [prepared[first : first + predictor.batch] for first in range(0, len(prepared), predictor.batch)]
+        found = [mask for batch in batches for mask in predictor.masks(batch)]
 
         def bare() -> None:
             with torch.inference_mode():
                 for batch in batches:
-                    labeller.members[0].whole(batch)
+                    predictor.members[0].whole(batch)
 
         sides: dict[str, Callable[[], object]] = {
             "the bare network": bare,
-            "tunesearch predict, files to files": lambda: predict(labeller, pictures, masks),
+            "tunesearch predict, files to files": lambda: predict(predictor, pictures, masks),
             "alone: decoding": lambda: [read_image(path) for path in chosen],
-            "alone: resizing": lambda: [labeller.prepare(image) for image in images],
-            "alone: network, resizing back, best class": lambda: [list(labeller.masks(batch)) for batch in batches],
+            "alone: resizing": lambda: [predictor.prepare(image) for image in images],
+            "alone: network, resizing back, best class": lambda: [list(predictor.masks(batch)) for batch in batches],
             "alone: writing PNG": lambda: [
                 save_mask(masks / f"{number}.png", mask, classes) for number, mask in enumerate(found)
             ],
@@ -96,10 +97,10 @@ def main() -> None:
                 took[name].append(seconds(work))
     facts = {
         "model": f"{config.architecture}, {config.encoder}, {len(classes)} classes",
-        "size, batch": f"{config.size}, {labeller.batch}",
+        "size, batch": f"{config.size}, {predictor.batch}",
         "pictures": f"{len(chosen)} of {images[0].shape[1]}x{images[0].shape[0]} and the like",
-        "precision": str(labeller.members[0].dtype),
-        "device": str(labeller.device),
+        "precision": str(predictor.members[0].dtype),
+        "device": str(predictor.device),
         "threads": options.threads,
         "machine": machine(),
         "versions": versions("torch", "pillow", "opencv-python-headless"),

@@ -40,11 +40,12 @@ from tunesearch.segmentation.data.augmentation import pipeline
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.data.layouts import Pair, resolve_classes
 from tunesearch.segmentation.data.splits import freeze_split
+from tunesearch.segmentation.device import pick_device, pick_precision
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import build_model
 from tunesearch.segmentation.models.library import IMAGENET_MEAN, IMAGENET_STD
 from tunesearch.segmentation.optimizers import build_optimizer
-from tunesearch.segmentation.trainer import Trainer, pick_device, pick_precision
+from tunesearch.segmentation.trainer import Trainer
 
 PACKAGES = ("torch", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "pillow")
 

@@ -33,13 +33,15 @@ from typing import Any
 import numpy as np
 from common import machine, say, table, target, versions, write_json
 
+from tunesearch.engine.asking import Asker
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.warm_start import WarmStart
 from tunesearch.segmentation.config import TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.asha import build_stopper
-from tunesearch.strategy.warm_start import WarmStart, gather
+from tunesearch.strategy.early_stopping import build_stopper
+from tunesearch.strategy.warm_start import gather
 
 EPOCHS = 9
 NOISE = 0.01
@@ -124,7 +126,8 @@ def search(ledger: Ledger, data: str) -> list[float]:
     """Drive a search to its end, as the conductor does; gives the true score of what is best after every trial."""
     stopper = build_stopper(ledger.experiment)
     found = []
-    while len(ledger.counted()) < ledger.target and (record := ledger.ask()) is not None:
+    asker = Asker(ledger)
+    while len(ledger.counted()) < ledger.target and (record := asker.ask()) is not None:
         outcome = "completed"
         for epoch, value in enumerate(curve(record.config, data), 1):
             metrics = metrics_of(epoch, value)

@@ -20,6 +20,21 @@ import pytest
 if TYPE_CHECKING:
     from tunesearch.segmentation.epoch import EpochMetrics
 
+_LONGEST_FIRST = ("faults", "engine", "production", "tracking", "cli", "test_", "strategy", "ledger", "segmentation")
+"""Folders and files of tests, in the order in which several processes take them up."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, file by file, the longest files begin first."""
+    if not hasattr(config, "workerinput"):
+        return
+
+    def turn(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((index for index, name in enumerate(_LONGEST_FIRST) if path.startswith(name)), len(_LONGEST_FIRST))
+
+    items.sort(key=turn)
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
@@ -129,14 +144,53 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     return run
 
 
+@pytest.fixture(scope="session")
+def write_tiny_space() -> Callable[[Path], Path]:
+    """Writes, into a new folder ``space`` of the given one, what :func:`tiny_space` gives."""
+
+    def write(parent: Path) -> Path:
+        folder = parent / "space"
+        folder.mkdir()
+        (folder / "tiny_model.py").write_text(TINY_MODEL)
+        (folder / "tiny.yaml").write_text(TINY_SPACE)
+        return folder / "tiny.yaml"
+
+    return write
+
+
 @pytest.fixture
-def tiny_space(tmp_path: Path) -> Path:
+def tiny_space(tmp_path: Path, write_tiny_space: Callable[[Path], Path]) -> Path:
     """A search-space file of a tiny network of the user's own on the built-in sample, with its module beside it."""
-    folder = tmp_path / "space"
-    folder.mkdir()
-    (folder / "tiny_model.py").write_text(TINY_MODEL)
-    (folder / "tiny.yaml").write_text(TINY_SPACE)
-    return folder / "tiny.yaml"
+    return write_tiny_space(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Puts MLflow's database, still empty, where there is none, and gives its URI: ``mlflow.db`` of a storage folder.
+
+    MLflow makes one in dozens of migrations, which take seconds. Here it does so once; all others are copies.
+    """
+    from tunesearch.tracking.store import prepare_database
+
+    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+    def put(folder: Path, name: str = "mlflow.db") -> str:
+        if not made.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's own, about its dependencies
+                prepare_database(f"sqlite:///{made}")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, folder / name)
+        return f"sqlite:///{folder / name}"
+
+    return put
+
+
+@pytest.fixture
+def storage(tmp_path: Path, mlflow_database: Callable[[Path], str]) -> Path:
+    """A storage folder, ``runs`` of the test's own, in which there is nothing but MLflow's empty database."""
+    mlflow_database(tmp_path / "runs")
+    return tmp_path / "runs"
 
 
 @pytest.fixture(scope="session")
@@ -156,12 +210,18 @@ def epoch_metrics() -> Callable[..., EpochMetrics]:
 
 
 @pytest.fixture(scope="session")
-def own_ray() -> Iterator[None]:
-    """One private Ray of two CPUs for all tests that search in this process; searches use a Ray that is there."""
+def own_ray() -> Iterator[Path]:
+    """One private Ray of two CPUs for all tests that search in this process; searches use a Ray that is there.
+
+    Gives the file that its trials append their epochs to, for ``epochs_trained``. It is in the environment when Ray
+    starts, and so in that of its processes.
+    """
     import ray
 
     folder = tempfile.mkdtemp(prefix="ts-ray-", dir="/tmp")
-    with warnings.catch_warnings():
+    log = Path(folder) / "epochs.log"
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNESEARCH_EPOCH_LOG", str(log))
         warnings.simplefilter("ignore")
         ray.init(
             address="local",
@@ -171,9 +231,28 @@ def own_ray() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    yield
+    yield log
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def epochs_trained(own_ray: Path) -> Callable[[], list[tuple[int, int]]]:
+    """Tells (trial, epoch) of every epoch that trials on ``own_ray`` have finished since it was asked last."""
+
+    def ends() -> list[tuple[int, int]]:
+        words = [line.split() for line in own_ray.read_text().splitlines()] if own_ray.exists() else []
+        return [(int(number), int(epoch)) for what, number, epoch, *_ in words if what == "end"]
+
+    told = len(ends())
+
+    def ask() -> list[tuple[int, int]]:
+        nonlocal told
+        found = ends()[told:]
+        told += len(found)
+        return found
+
+    return ask
 
 
 class Services:
@@ -264,12 +343,13 @@ def _one_thread() -> None:
 
 def _train(folder: Path, changes: dict[str, Any]) -> Any:
     """A short training on the built-in sample, as a bundle is made of it."""
-    from tunesearch.production.bundle import Training, own_code
+    from tunesearch.production.bundle import Training
     from tunesearch.segmentation.config import DataConfig, TrainConfig
     from tunesearch.segmentation.data.cache import decoded
     from tunesearch.segmentation.data.layouts import resolve_classes
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.trainer import Trainer
+    from tunesearch.segmentation.user_code import user_code_files
 
     usual: dict[str, Any] = {"architecture": "encoder_decoder", "depth": 2, "width": 8, "size": "32x32"}
     usual |= {"epochs": 8, "lr": 0.01, "batch_norm": True, "augmentation": "none"}  # enough to know some classes
@@ -297,7 +377,7 @@ def _train(folder: Path, changes: dict[str, Any]) -> Any:
         weights=folder / "best.safetensors",
         effective=trainer.effective(),
         curve=curve,
-        code=own_code(config, data),
+        code=user_code_files(config, data),
     )
 
 

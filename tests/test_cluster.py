@@ -172,6 +172,7 @@ def growing() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_search_makes_the_cluster_grow(growing: str, tiny_space: Path, tmp_path: Path) -> None:
     """A head without CPUs trains nothing until Ray's autoscaler has added a node. Oracle: what that one says."""
     command = [

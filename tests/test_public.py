@@ -8,7 +8,7 @@ import sys
 import tunesearch
 
 FACE = [
-    "DataConfig", "EpochMetrics", "Experiment", "Halted", "InputError", "NoUsableTrial", "Problem", "Progress",
+    "DataConfig", "EpochMetrics", "Experiment", "Halted", "InputError", "NoUsableTrial", "Problem", "SearchCallback",
     "SearchResult", "TrainConfig", "Trainer", "TunesearchError", "__version__", "compare", "confirm", "enqueue",
     "ensemble", "evaluate", "export", "extend", "leaderboard", "list_searches", "load", "load_experiment", "predict",
     "report", "resume", "retry", "run", "stop", "sync", "train",

@@ -21,7 +21,11 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore"),  # MLflow's own, about its dependencies
+]
 
 T = TypeVar("T")
 SECRETS = ("postgres_password", "mlflow_password", "mlflow_secret_key")

@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 import tunesearch
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import DataError, DiskFull, InputError, WeightsError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.checkpoint import load_checkpoint, save_checkpoint
 from tunesearch.segmentation.config import DataConfig, Size, TrainConfig
-from tunesearch.segmentation.data import cache as cache_module
 from tunesearch.segmentation.data.cache import DecodedPart, decoded, original_masks
+from tunesearch.segmentation.data.cache import entry as cache_module
 from tunesearch.segmentation.data.splits import Split, freeze_split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_atomic, write_text
@@ -212,7 +213,7 @@ def trained(tiny_space: Path, tmp_path: Path, epoch_metrics: Callable[..., Epoch
     experiment = load_experiment(tiny_space)
     settings = {"code": str(tiny_space.parent)}
     ledger = Ledger.create(tmp_path / "runs", "a", experiment, Split(root=Path("/nowhere"), train=(), val=()), settings)
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     ledger.commit_epoch(epoch_metrics(1, 0.5), number=0, stopped=False)
     ledger.end(0, "completed")
@@ -299,7 +300,7 @@ def test_an_image_that_was_damaged_between_two_sessions(own_data: Path, tiny_spa
     experiment = load_experiment(tiny_space.parent / "own.yaml")
     settings = {"code": str(tiny_space.parent)}
     ledger = Ledger.create(tmp_path / "runs", "a", experiment, freeze_split(experiment.data), settings)
-    assert ledger.ask() is not None
+    assert Asker(ledger).ask() is not None
     ledger.close()
     image, mask = own_data / "images" / "3.png", own_data / "masks" / "5.png"
     whole = image.read_bytes()

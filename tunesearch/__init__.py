@@ -12,15 +12,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tunesearch.version import __version__
 
 if TYPE_CHECKING:
     from tunesearch.api.looking import compare, leaderboard, list_searches, load, report, sync
     from tunesearch.api.models import ensemble, evaluate, export, predict, train
-    from tunesearch.api.progress import Progress
     from tunesearch.api.result import SearchResult
     from tunesearch.api.searching import confirm, resume, run
     from tunesearch.api.steering import enqueue, extend, retry, stop
+    from tunesearch.engine.callback import SearchCallback
     from tunesearch.errors import Halted, InputError, NoUsableTrial, Problem, TunesearchError
     from tunesearch.experiment import Experiment, load_experiment
     from tunesearch.segmentation.config import DataConfig, TrainConfig
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _HOME = {
     "tunesearch.api.looking": ("compare", "leaderboard", "list_searches", "load", "report", "sync"),
     "tunesearch.api.models": ("ensemble", "evaluate", "export", "predict", "train"),
-    "tunesearch.api.progress": ("Progress",),
     "tunesearch.api.result": ("SearchResult",),
     "tunesearch.api.searching": ("confirm", "resume", "run"),
     "tunesearch.api.steering": ("enqueue", "extend", "retry", "stop"),
+    "tunesearch.engine.callback": ("SearchCallback",),
     "tunesearch.errors": ("Halted", "InputError", "NoUsableTrial", "Problem", "TunesearchError"),
     "tunesearch.experiment": ("Experiment", "load_experiment"),
     "tunesearch.segmentation.config": ("DataConfig", "TrainConfig"),
@@ -50,7 +50,7 @@ __all__ = [
     "InputError",
     "NoUsableTrial",
     "Problem",
-    "Progress",
+    "SearchCallback",
     "SearchResult",
     "TrainConfig",
     "Trainer",

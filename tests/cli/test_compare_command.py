@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
@@ -29,7 +30,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[..
     empty = Split(root=Path("/nowhere"), train=(), val=())
     storage = folder / "runs"
     ledger = Ledger.create(storage, "done", load_experiment(space), empty, {})
-    while (record := ledger.ask()) is not None:
+    while (record := Asker(ledger).ask()) is not None:
         key = (record.config.optimizer, record.config.seed)
         ledger.commit_epoch(epoch_metrics(1, SCORES[key]), number=record.number, stopped=False)
         trial = ledger.trial_folder(record.number)

@@ -18,6 +18,7 @@ from torchvision.datasets import voc
 from tunesearch.cli import main
 from tunesearch.cli.fetch import SPACES
 from tunesearch.experiment import load_experiment
+from tunesearch.segmentation.data import download
 from tunesearch.segmentation.data import fetch as module
 
 TAR = "VOCtrainval_11-May-2012.tar"
@@ -50,7 +51,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     }
     monkeypatch.setitem(voc.DATASET_YEAR_DICT, "2012", row)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "WAITS", (0.0,))
+    monkeypatch.setattr(download, "WAITS", (0.0,))
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield served / TAR

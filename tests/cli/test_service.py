@@ -15,7 +15,7 @@ import click
 import pytest
 
 from tunesearch.cli import cli, running, service
-from tunesearch.engine import jobs
+from tunesearch.engine import jobs, jobs_api
 from tunesearch.experiment import load_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
 
 @pytest.fixture(autouse=True)
 def _nothing_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", jobs.ADDRESS):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", jobs_api.ADDRESS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -33,7 +33,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A listener where a head might be, which never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        monkeypatch.setenv(jobs.ADDRESS, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv(jobs_api.ADDRESS, f"http://127.0.0.1:{listener.getsockname()[1]}")
         yield listener
 
 
@@ -169,7 +169,7 @@ def test_an_address_of_no_head(run_cli: Callable[..., tuple[int, str, str]], cas
 def test_a_head_that_does_not_answer(
     silence: socket.socket, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(jobs, "_TIMEOUT", 1)  # Ray's own client would wait for ever
+    monkeypatch.setattr(jobs_api, "_TIMEOUT", 1)  # Ray's own client would wait for ever
     code, _, err = run_cli("logs", "x", "-f")
     assert code == 2
     assert "must be the address of a Ray head that answers" in err
@@ -177,11 +177,11 @@ def test_a_head_that_does_not_answer(
 
 def test_the_given_address_wins(monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]) -> None:
     """Ray's own client would take the variable's."""
-    monkeypatch.setenv(jobs.ADDRESS, "http://127.0.0.1:2")
+    monkeypatch.setenv(jobs_api.ADDRESS, "http://127.0.0.1:2")
     code, _, err = run_cli("status", "--address", "http://127.0.0.1:1")
     assert code == 2
     assert "http://127.0.0.1:1 " in err
-    assert os.environ[jobs.ADDRESS] == "http://127.0.0.1:2"
+    assert os.environ[jobs_api.ADDRESS] == "http://127.0.0.1:2"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_the_given_address_wins(monkeypatch: pytest.MonkeyPatch, run_cli: Callab
     ],
 )
 def test_a_token_that_would_travel_in_the_open(monkeypatch: pytest.MonkeyPatch, address: str, risky: bool) -> None:
-    assert jobs.exposure(address) == ""  # there is no token
+    assert jobs_api.exposure(address) == ""  # there is no token
     monkeypatch.setenv("RAY_AUTH_TOKEN", "geheim")
-    said = jobs.exposure(address)
+    said = jobs_api.exposure(address)
     assert ("unencrypted" in said) == risky
     assert "geheim" not in said
 

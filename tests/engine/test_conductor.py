@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.engine.searcher import ALIKE, Conductor
+from tunesearch.engine.callback import SearchCallback
+from tunesearch.engine.conductor import ALIKE, Conductor
+from tunesearch.engine.options import SearchOptions
 from tunesearch.errors import Halted, NoUsableTrial
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import database
@@ -24,22 +26,17 @@ EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 Metrics = Callable[..., EpochMetrics]
 
 
-def _conductor(space: Path, storage: Path, *overrides: str, **settings: Any) -> Conductor:
+def _conductor(space: Path, storage: Path, *overrides: str, **options: Any) -> Conductor:
     experiment = load_experiment(space, overrides=("search.trials=20", *overrides))
     ledger = Ledger.create(storage, "a", experiment, EMPTY, {})
-    usual = {
-        "assign": lambda record: {"number": record.number},
-        "changed": lambda number: None,
-        "deadline": None,
-    }
-    return Conductor(ledger, **{**usual, **settings})
+    return Conductor(ledger, SearchOptions(**options), SearchCallback())
 
 
 def _begin(conductor: Conductor) -> int:
     identity = f"trial{len(conductor.ledger.trials)}"
-    assigned = conductor.next(identity)
-    assert isinstance(assigned, dict)
-    return int(assigned["number"])
+    record = conductor.next(identity)
+    assert record is not None
+    return record.number
 
 
 def _report(number: int, metrics: EpochMetrics | None, outcome: str | None = None, halt: str = "") -> dict[str, Any]:
@@ -77,11 +74,11 @@ def test_different_first_trials_do_not(tiny_space: Path, tmp_path: Path, epoch_m
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_search_whose_network_is_broken(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_real_search_whose_network_is_broken(tiny_space: Path, storage: Path) -> None:
     """It ends after the first trials of 20 and says the first error; a resume goes on once it is mended."""
     broken = ["train.architecture=tiny_model:broken"]
     with pytest.raises(NoUsableTrial, match=r"all failed alike.*on purpose") as caught:
-        tunesearch.run(tiny_space, name="a", storage=tmp_path, trials=20, overrides=broken)
+        tunesearch.run(tiny_space, name="a", storage=storage, trials=20, overrides=broken, max_concurrent=1)
     result: Any = caught.value.result
     assert result.status == "failed"
     assert ALIKE <= len(result.trials) < 10
@@ -90,7 +87,7 @@ def test_a_real_search_whose_network_is_broken(tiny_space: Path, tmp_path: Path)
         'raise RuntimeError("this network cannot be built: on purpose")', "return tiny(config, classes)"
     )
     module.write_text(mended)
-    assert tunesearch.retry("a", failed=True, storage=tmp_path)[0]
+    assert tunesearch.retry("a", failed=True, storage=storage)[0]
 
 
 def test_only_the_best_weights_are_kept(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:

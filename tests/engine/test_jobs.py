@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 import tunesearch
-from tunesearch.engine import jobs
+from tunesearch.engine import jobs, jobs_api
 from tunesearch.errors import InputError, SearchNameError
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings, about itself
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # Ray's own, about itself
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     variables = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     variables["PATH"] = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    mine = {"RAY_AUTH_TOKEN_PATH": str(token), jobs.ADDRESS: address}
+    mine = {"RAY_AUTH_TOKEN_PATH": str(token), jobs_api.ADDRESS: address}
     before = {name: os.environ.get(name) for name in (*mine, "RAY_AUTH_MODE")}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)

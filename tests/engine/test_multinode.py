@@ -22,7 +22,7 @@ import pytest
 
 import tunesearch
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 SIMULATION = """
 import json, sys

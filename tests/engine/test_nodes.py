@@ -18,7 +18,7 @@ import pytest
 
 import tunesearch
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 TUNESEARCH = (sys.executable, "-m", "tunesearch")
 

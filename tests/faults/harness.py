@@ -95,9 +95,10 @@ class Server:
         self.database = f"sqlite:///{folder}/mlflow.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        # On an empty database several processes of the server would make the tables at once, and sometimes fail.
-        make = f"from mlflow import MlflowClient; MlflowClient({self.database!r}).search_experiments()"
-        subprocess.run([sys.executable, "-c", make], capture_output=True, check=True)
+        if not (folder / "mlflow.db").exists():
+            # On an empty database several processes of the server would make the tables at once, and sometimes fail.
+            make = f"from mlflow import MlflowClient; MlflowClient({self.database!r}).search_experiments()"
+            subprocess.run([sys.executable, "-c", make], capture_output=True, check=True)
 
     def start(self) -> None:
         command = [
@@ -105,7 +106,13 @@ class Server:
             "--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # several processes of no use here
+            )
         end = time.monotonic() + PATIENCE
         while True:
             try:

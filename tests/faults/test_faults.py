@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,13 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import HERE, Kill, Search
 from verify import Verdict, judge_decisions, judge_epochs, judge_trials, read_rows, verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
+def calm(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Callable[[Path], str]) -> Iterator[Search]:
     """The search that nobody kills, at concurrency 1."""
-    search = Search(tmp_path_factory.mktemp("calm") / "search")
+    folder = tmp_path_factory.mktemp("calm") / "search"
+    mlflow_database(folder / "runs")
+    search = Search(folder)
     try:
         assert search.finish() == 0, search.said()
         yield search
@@ -38,8 +38,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
         search.close()
 
 
-def test_killed_and_resumed_it_is_the_search_that_nobody_killed(calm: Search, tmp_path: Path) -> None:
+def test_killed_and_resumed_it_is_the_search_that_nobody_killed(
+    calm: Search, tmp_path: Path, mlflow_database: Callable[[Path], str]
+) -> None:
     """At concurrency 1, one kill of each kind: the same trials, nothing lost or repeated, MLflow as the ledger."""
+    mlflow_database(tmp_path / "search" / "server")
     search = Search(tmp_path / "search", served=True, seed=1)
     try:
         search.kill(Kill("mlflow", "tracker.log_batch after", 2))
@@ -55,38 +58,6 @@ def test_killed_and_resumed_it_is_the_search_that_nobody_killed(calm: Search, tm
     assert not verdict.problems
     assert (verdict.lost, verdict.repeated, verdict.zombies) == (0, 0, 0)
     assert sum(verdict.retrained) <= 4
-
-
-def test_signals_save_and_say_how_to_go_on(tmp_path: Path) -> None:
-    """Exit code 130 and the resume command, with two trials at once; a second signal does not wait for anything."""
-    search = Search(tmp_path / "search", concurrency=2)
-    how = f"tunesearch resume a --storage {search.storage}"
-    try:
-        search.start()
-        search.wait_for_log("begin", 3)
-        search.signal(signal.SIGTERM)
-        assert search.wait_for_end() == 130
-        assert how in search.said()
-        assert search.result()["status"] == "interrupted"
-        search.start()
-        search.wait_for_log("begin", 2)
-        search.signal(signal.SIGINT)
-        assert search.wait_for_end() == 130
-        assert how in search.said()
-        search.start()
-        search.hold("take before", 2)  # the driver is busy and cannot end by itself
-        search.signal(signal.SIGINT)
-        time.sleep(1.0)
-        assert search.alive
-        search.signal(signal.SIGINT)
-        assert search.wait_for_end() == 130
-        search.release()
-        assert search.finish() == 0, search.said()
-        verdict = verify(search)
-    finally:
-        search.close()
-    # A signal interrupts an epoch as a kill does; it is begun again, which the judge only allows to kills.
-    assert not [problem for problem in verdict.problems if "was begun again" not in problem]
 
 
 def _more(text: str) -> Callable[[Search], None]:

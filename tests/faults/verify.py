@@ -21,7 +21,7 @@ from harness import Event, Search
 
 TOLD = {"completed": "COMPLETE", "stopped": "PRUNED", "diverged": "PRUNED", "out_of_memory": "PRUNED",
         "infeasible": "PRUNED", "failed": "FAIL", "lost": "FAIL", "cancelled": "FAIL", "duplicate": "FAIL"}  # fmt: skip
-"""What the README says that Optuna is told."""
+"""What docs/searching.md says that Optuna is told."""
 TIMES = ("finished_at", "train_seconds", "val_seconds", "images_per_second")
 """What of an epoch depends on the clock."""
 TICK = 0.01
@@ -275,7 +275,7 @@ def asha(curves: list[tuple[int, int, float, int]], *, grace: int, reduction: in
 def judge_decisions(search: Search, rows: dict[int, Row], verdict: Verdict) -> None:
     """ASHA, replayed in the order of the commits, decides what was decided; a resume would fill the same rungs."""
     from tunesearch.ledger.store import Ledger
-    from tunesearch.strategy.asha import build_stopper
+    from tunesearch.strategy.early_stopping import build_stopper
 
     arrivals = sorted((order, row, epoch) for row in rows.values() for order, epoch in row.arrivals)
     curves = [(row.number, epoch, row.epochs[epoch]["best"], 9) for _, row, epoch in arrivals]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tunesearch
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import steering as requests
@@ -31,7 +32,7 @@ def _create(space: Path, storage: Path, *overrides: str) -> Ledger:
 
 def _finish(ledger: Ledger, metrics: Metrics) -> None:
     """Ask and complete until nothing more is wanted."""
-    while len(ledger.counted()) < ledger.target and (record := ledger.ask()) is not None:
+    while len(ledger.counted()) < ledger.target and (record := Asker(ledger).ask()) is not None:
         ledger.commit_epoch(metrics(1, 0.4), number=record.number, stopped=False)
         ledger.end(record.number, "completed")
 
@@ -46,14 +47,14 @@ def test_extend_and_enqueue_come_on_top(tiny_space: Path, tmp_path: Path, epoch_
     assert driver.target == 4
     driver.poll()
     assert driver.target == 9
-    first, second, third = driver.ask(), driver.ask(), driver.ask()
+    first, second, third = Asker(driver).ask(), Asker(driver).ask(), Asker(driver).ask()
     assert first is not None
     assert second is not None
     assert third is not None
     assert first.parameters == {"lr": 0.0625, "optimizer": "adam"}
     assert second.parameters["lr"] == 0.03125
     assert third.parameters["lr"] not in (0.0625, 0.03125)
-    assert driver.wishes() == []
+    assert driver.requests.points() == []
     for record in (first, second, third):
         driver.end(record.number, "cancelled")
     _finish(driver, epoch_metrics)
@@ -65,12 +66,12 @@ def test_a_wish_is_granted_once_whatever_dies(tiny_space: Path, tmp_path: Path) 
     ledger = _create(tiny_space, tmp_path / "runs")
     requests.enqueue(ledger, {"lr": 0.0625})
     ledger.poll()
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     shutil.copytree(ledger.folder, tmp_path / "heir" / "a", ignore=shutil.ignore_patterns("driver.lock"))
     heir = Ledger.open(tmp_path / "heir", "a", drive=True)
     assert [live.number for live in heir.recover()] == [0]
-    assert heir.wishes() == []
+    assert heir.requests.points() == []
     assert heir.target == 5
 
 
@@ -82,10 +83,10 @@ def test_a_wish_that_leaves_something_open_is_not_spent_on_duplicates(tiny_space
         requests.enqueue(ledger, point)
     requests.enqueue(ledger, {"lr": 0.2})
     ledger.poll()
-    asked = [ledger.ask() for _ in range(4)]
+    asked = [Asker(ledger).ask() for _ in range(4)]
     assert asked[3] is not None
     assert asked[3].parameters == {"lr": 0.2, "optimizer": "sgd"}
-    assert ledger.wishes() == []
+    assert ledger.requests.points() == []
     assert ledger.target == 4 + 4
 
 
@@ -94,7 +95,7 @@ def test_a_grid_skips_no_point_for_a_wish(tiny_space: Path, tmp_path: Path, epoc
     overrides = ("search.sampler=grid", "search.trials=8", "parameters.momentum=null", steps)
     ledger = _create(tiny_space, tmp_path, *overrides)
     points = ledger.experiment.space.grid_size()
-    first = ledger.ask()
+    first = Asker(ledger).ask()
     assert first is not None
     requests.retry(ledger, failed=True, trials=[])  # nothing has failed: nothing is asked
     ledger.end(first.number, "failed", "a disk")
@@ -111,13 +112,13 @@ def test_a_grid_skips_no_point_for_a_wish(tiny_space: Path, tmp_path: Path, epoc
 
 def test_a_retry_is_the_same_training_and_is_not_retried_twice(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(tiny_space, tmp_path)
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     ledger.end(record.number, "lost", "its node died")
     assert requests.retry(ledger, failed=True, trials=[]) == [0]
     ledger.poll()
     assert requests.retry(ledger, failed=True, trials=[]) == []  # it waits
-    again = ledger.ask()
+    again = Asker(ledger).ask()
     assert again is not None
     assert again.config == record.config
     assert again.retry_of == 0
@@ -149,7 +150,7 @@ def test_points_that_do_not_fit(tiny_space: Path, tmp_path: Path, point: dict[st
 
 def test_a_point_that_was_tried_is_refused(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(tiny_space, tmp_path)
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     with pytest.raises(InputError, match="equals trial 0 in effect"):
         requests.enqueue(ledger, record.parameters)
@@ -173,7 +174,7 @@ def test_texts_that_are_no_point(tiny_space: Path, tmp_path: Path, texts: list[s
 
 def test_only_what_runs_can_be_stopped(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(tiny_space, tmp_path)
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     ledger.close()
     with pytest.raises(InputError, match="is not running"):
@@ -182,13 +183,14 @@ def test_only_what_runs_can_be_stopped(tiny_space: Path, tmp_path: Path) -> None
         tunesearch.stop("a", trial=7, storage=tmp_path)
     tunesearch.stop("a", trial=0, storage=tmp_path)  # it is live: whoever resumes the search ends it
     heir = Ledger.open(tmp_path, "a", drive=True)
-    assert heir.is_to_stop(0)
+    assert heir.requests.stops(0)
     heir.end(0, "cancelled")
     with pytest.raises(InputError, match="must not have ended, but got 0, which is cancelled"):
         requests.stop(heir, 0)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_running_search_is_steered(tiny_space: Path, tmp_path: Path) -> None:
     """A real driver in a process of its own; what it is asked from here. Oracle: the counts and the trainer's log."""

@@ -12,13 +12,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import LedgerBusy, LedgerError, SearchNameError
 from tunesearch.experiment import load_experiment
+from tunesearch.ledger.folders import searches
 from tunesearch.ledger.records import TrialRecord
-from tunesearch.ledger.store import Ledger, searches
+from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.asha import build_stopper
+from tunesearch.strategy.early_stopping import build_stopper
 
 EMPTY = Split(root=Path("/nowhere"), train=(), val=())
 
@@ -47,7 +49,7 @@ def test_what_optuna_is_told(tiny_space: Path, tmp_path: Path) -> None:
         "completed", "stopped", "diverged", "out_of_memory", "infeasible", "failed", "lost", "cancelled",
     )  # fmt: skip
     for outcome in outcomes:
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         if outcome not in ("infeasible", "out_of_memory"):
             ledger.commit_epoch(_metrics(1, 0.4), number=record.number, stopped=False)
@@ -68,7 +70,7 @@ def test_what_optuna_is_told(tiny_space: Path, tmp_path: Path) -> None:
 def test_best_is_a_completed_trial_even_if_a_stopped_one_was_higher(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(tiny_space, tmp_path / "runs")
     for outcome, value in (("stopped", 0.9), ("completed", 0.5)):
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         ledger.commit_epoch(_metrics(1, value), number=record.number, stopped=False)
         if outcome == "stopped":
@@ -84,7 +86,7 @@ def test_best_is_a_completed_trial_even_if_a_stopped_one_was_higher(tiny_space: 
 def test_minimised_objective(tiny_space: Path, tmp_path: Path) -> None:
     """val_loss is 1 - miou in these metrics: the running best is the smallest."""
     ledger = _create(tiny_space, tmp_path / "runs", "objective={metric: val_loss}")
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     for epoch, miou in enumerate((0.5, 0.7, 0.6), start=1):
         ledger.commit_epoch(_metrics(epoch, miou), number=record.number, stopped=False)
@@ -95,7 +97,7 @@ def test_minimised_objective(tiny_space: Path, tmp_path: Path) -> None:
 
 def test_an_epoch_told_again_changes_nothing(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(tiny_space, tmp_path / "runs")
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     ledger.commit_epoch(_metrics(1, 0.4), number=record.number, stopped=True)
     again = ledger.commit_epoch(_metrics(1, 0.9), number=record.number, stopped=False)
@@ -111,7 +113,7 @@ def test_no_configuration_twice(tiny_space: Path, tmp_path: Path) -> None:
     ledger = _create(
         tiny_space, tmp_path / "runs", "parameters.momentum=null", "parameters.lr.choice=[0.1]", "search.sampler=random"
     )
-    assert [ledger.ask() is not None for _ in range(3)] == [True, True, False]
+    assert [Asker(ledger).ask() is not None for _ in range(3)] == [True, True, False]
     assert len(ledger.counted()) == 2
     duplicates = [record for record in ledger.trials.values() if record.outcome == "duplicate"]
     assert duplicates
@@ -124,8 +126,8 @@ def test_momentum_does_not_make_an_adam_new(tiny_space: Path, tmp_path: Path) ->
         tiny_space, tmp_path / "runs", "parameters.momentum={float: [0.5, 0.9]}", "parameters.optimizer.choice=[adam]",
         "parameters.lr.choice=[0.1]",
     )  # fmt: skip
-    assert ledger.ask() is not None
-    assert ledger.ask() is None
+    assert Asker(ledger).ask() is not None
+    assert Asker(ledger).ask() is None
 
 
 def test_grid_visits_every_point_once(tiny_space: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_grid_visits_every_point_once(tiny_space: Path, tmp_path: Path) -> None:
         "parameters.lr.choice=[0.1, 0.01]",
     )  # fmt: skip
     points = []
-    while (record := ledger.ask()) is not None:
+    while (record := Asker(ledger).ask()) is not None:
         points.append(tuple(sorted(record.parameters.items())))
     expected = {(("lr", lr), ("optimizer", "adam")) for lr in (0.1, 0.01)} | {
         (("lr", lr), ("momentum", m), ("optimizer", "sgd")) for lr in (0.1, 0.01) for m in (0.5, 0.9)
@@ -150,10 +152,12 @@ def _toy(record: TrialRecord, epoch: int) -> EpochMetrics:
 
 def _search(ledger: Ledger, between: Callable[[Ledger], Ledger]) -> Ledger:
     """A search at concurrency 1 without Ray; ``between`` may put another ledger in place at every step."""
+    asker = Asker(ledger)
     while True:
         ledger = between(ledger)
+        asker = asker if asker.ledger is ledger else Asker(ledger)
         live = ledger.live()
-        record = live[0] if live else ledger.ask() if len(ledger.counted()) < 12 else None
+        record = live[0] if live else asker.ask() if len(ledger.counted()) < 12 else None
         if record is None:
             return ledger
         stopper = build_stopper(ledger.experiment)
@@ -208,7 +212,7 @@ def test_a_search_that_dies_at_every_step_equals_an_uninterrupted_one(
 def test_a_duplicate_half_closed_is_closed(tiny_space: Path, tmp_path: Path) -> None:
     """Death between a trial's write and its end as a duplicate: the heir closes it and trains it no more."""
     ledger = _create(tiny_space, tmp_path / "runs", "parameters.momentum=null", "parameters.lr.choice=[0.1]")
-    first = ledger.ask()
+    first = Asker(ledger).ask()
     assert first is not None
     twin = _study(ledger).get_trials()[0]
     _study(ledger).add_trial(twin)  # the same configuration again, still running
@@ -222,7 +226,7 @@ def test_a_duplicate_half_closed_is_closed(tiny_space: Path, tmp_path: Path) -> 
 def test_a_trial_is_written_as_a_whole(tiny_space: Path, tmp_path: Path) -> None:
     """Oracle: Optuna's own reading; the parameters, their distributions and the configuration are there at once."""
     ledger = _create(tiny_space, tmp_path / "runs")
-    record = ledger.ask()
+    record = Asker(ledger).ask()
     assert record is not None
     [trial] = _study(ledger).get_trials()
     assert trial.state is TrialState.RUNNING
@@ -234,7 +238,7 @@ def test_a_trial_is_written_as_a_whole(tiny_space: Path, tmp_path: Path) -> None
 def test_try_first_is_tried_first(tiny_space: Path, tmp_path: Path) -> None:
     tiny_space.write_text(tiny_space.read_text() + "try_first: [{optimizer: sgd, lr: 0.05}, {optimizer: adam}]\n")
     ledger = _create(tiny_space, tmp_path / "runs")
-    first, second = ledger.ask(), ledger.ask()
+    first, second = Asker(ledger).ask(), Asker(ledger).ask()
     assert first is not None
     assert second is not None
     assert (first.number, first.parameters["optimizer"], first.parameters["lr"]) == (0, "sgd", 0.05)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tunesearch.engine.asking import Asker
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.production.model import Model
@@ -76,7 +77,7 @@ def searched(
     settings = {"code": str(tiny_space.parent)}
     ledger = Ledger.create(tmp_path / "runs", "a", experiment, freeze_split(experiment.data), settings)
     for number, outcome in enumerate(("completed", "failed")):
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         ledger.commit_epoch(epoch_metrics(1, 0.5, val_iou=(0.5,) * 5), number=number, stopped=False)
         ledger.end(number, outcome)  # type: ignore[arg-type]

@@ -13,11 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from tunesearch.engine.asking import Asker
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.asha import build_stopper
+from tunesearch.strategy.early_stopping import build_stopper
 
 NOWHERE = Split(root=Path("/data/nowhere"), train=(), val=())
 STAGES: dict[str, tuple[str | None, list[float]]] = {
@@ -46,7 +47,7 @@ def told_search(tiny_space: Path, tmp_path: Path, epoch_metrics: Callable[..., E
         experiment = load_experiment(tiny_space, overrides=[f"search.trials={max(1, len(stages))}", *overrides])
         ledger = Ledger.create(tmp_path / "runs", name, experiment, split, given)
         for outcome, curve in stages.values():
-            record = ledger.ask()
+            record = Asker(ledger).ask()
             assert record is not None
             for epoch, miou in enumerate(curve, start=1):
                 iou = (miou,) * 5
@@ -62,8 +63,8 @@ def told_search(tiny_space: Path, tmp_path: Path, epoch_metrics: Callable[..., E
 
 @pytest.fixture(scope="session")
 def long_search(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Callable[..., EpochMetrics]) -> Ledger:
-    """1000 trials of up to 50 epochs."""
-    return write_long_search(tmp_path_factory.mktemp("long"), epoch_metrics, trials=1000, epochs=50)
+    """1000 trials of up to 10 epochs."""
+    return write_long_search(tmp_path_factory.mktemp("long"), epoch_metrics, trials=1000, epochs=10)
 
 
 def write_long_search(storage: Path, metrics: Callable[..., EpochMetrics], *, trials: int, epochs: int) -> Ledger:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger.outcomes import Outcome
@@ -43,7 +44,7 @@ class Room:
         ledger = Ledger.create(
             self.storage, name, load_experiment(self.space, overrides=[*GRID, *overrides]), split, {}
         )
-        while (record := ledger.ask()) is not None:
+        while (record := Asker(ledger).ask()) is not None:
             outcome, epochs = story(record)
             for number, told in enumerate(epochs, start=1):
                 miou, others = told if isinstance(told, tuple) else (told, {})

@@ -12,18 +12,20 @@ import pytest
 
 import tunesearch
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
+from tunesearch.ledger.steering import request_repeats
 from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.leaderboard import boards
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.strategy import confirmation
-from tunesearch.tracking.known import Known, known
+from tunesearch.tracking.recorded_runs import RecordedRun, recorded_runs
 from tunesearch.tracking.store import default_uri
+from tunesearch.tracking.sync import sync
 from tunesearch.tracking.tags import measured_on
 from tunesearch.tracking.training import TrainingRun
-from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
@@ -62,7 +64,7 @@ def _search(
     file.write_text(SPACE.format(space=f"space-{root}", data=data, metric=metric))
     ledger = Ledger.create(storage, name, load_experiment(file), _split(root), {})
     for score in scores:
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         for epoch in (1, 2):
             ledger.commit_epoch(metrics(epoch, score / epoch), number=record.number, stopped=False)
@@ -74,9 +76,9 @@ def _search(
 def _repeat(ledger: Ledger, metrics: Metrics, scores: dict[int, Sequence[float]]) -> None:
     """What ``confirm`` leaves in a ledger: repeats of trials, and one look at the test part."""
     seeds = len(next(iter(scores.values())))
-    confirmation.request(ledger, [(trial, seed) for seed in range(1, seeds + 1) for trial in scores])
+    request_repeats(ledger, [(trial, seed) for seed in range(1, seeds + 1) for trial in scores])
     waiting = {trial: list(values) for trial, values in scores.items()}
-    while (record := ledger.repeat()) is not None:
+    while (record := Asker(ledger).repeat()) is not None:
         assert record.confirms is not None
         ledger.commit_epoch(metrics(1, waiting[record.confirms].pop(0)), number=record.number, stopped=False)
         ledger.end(record.number, "completed")
@@ -85,14 +87,16 @@ def _repeat(ledger: Ledger, metrics: Metrics, scores: dict[int, Sequence[float]]
     assert confirmed.leader is not None
     result = {"images": 3, "miou": {"values": [0.3, 0.5], "mean": 0.4, "deviation": 0.1}}
     trials = confirmed.candidate(confirmed.leader).trials
-    confirmation.record_look(ledger, by="confirm", trials=trials, result=result)
+    ledger.record_look(by="confirm", trials=trials, result=result)
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Metrics) -> Path:
+def storage(
+    tmp_path_factory: pytest.TempPathFactory, epoch_metrics: Metrics, mlflow_database: Callable[[Path], str]
+) -> Path:
     """Searches over two data sets, two measures and the sample; one confirmed, one interrupted; and a training."""
     storage = tmp_path_factory.mktemp("leaderboard") / "runs"
-    uri = default_uri(storage)
+    uri = mlflow_database(storage)
     made = [
         _search(storage, epoch_metrics, "first", [0.25, 0.5, 0.375]),
         _search(storage, epoch_metrics, "second", [0.75], status="interrupted"),
@@ -181,10 +185,10 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
     """Pages of two, experiments one by one. Oracle: what comes in one page."""
     from mlflow import MlflowClient
 
-    from tunesearch.tracking import known as known_module
+    from tunesearch.tracking import recorded_runs as module
 
     uri = default_uri(storage)
-    whole = known(uri)
+    whole = recorded_runs(uri)
     assert len(whole) == 7
     pages = []
     for name in ("search_runs", "search_experiments"):
@@ -195,27 +199,29 @@ def test_everything_is_read_page_by_page(storage: Path, monkeypatch: pytest.Monk
             return real(*values, max_results=2, **named)
 
         monkeypatch.setattr(MlflowClient, name, small)
-    monkeypatch.setattr(known_module, "_EXPERIMENTS", 1)
-    assert known(uri) == whole
+    monkeypatch.setattr(module, "_EXPERIMENTS", 1)
+    assert recorded_runs(uri) == whole
     assert pages.count("search_experiments") > 1
     assert pages.count("search_runs") > 5
 
 
 def test_the_best_of_a_training_is_known_after_it_went_on(
-    storage: Path, tmp_path: Path, epoch_metrics: Metrics
+    tmp_path: Path, epoch_metrics: Metrics, mlflow_database: Callable[[Path], str]
 ) -> None:
     """0.625 in the first session, less in the second; by a loss the smallest counts."""
+    uri = mlflow_database(tmp_path)
     for objective, best in (("val_miou", 0.625), ("val_loss", 0.375)):
         run_id = None
         for miou in (0.625, 0.5):
             tags = {"tunesearch.objective": objective}
-            uri = f"sqlite:///{tmp_path}/mlflow.db"
             run = TrainingRun(uri, storage=tmp_path, name="t", params={}, tags=tags, run_id=run_id)
             run.epoch(epoch_metrics(1, miou))
             run.finish("completed", [])
             assert run.trouble == ""
             run_id = run.run_id
-        assert [board.entries[0].value for board in boards(known(uri), top=1) if board.objective == objective] == [best]
+        assert [
+            board.entries[0].value for board in boards(recorded_runs(uri), top=1) if board.objective == objective
+        ] == [best]
 
 
 def test_runs_of_an_older_version(storage: Path) -> None:
@@ -228,7 +234,7 @@ def test_runs_of_an_older_version(storage: Path) -> None:
         "tunesearch.best_trial": "3",
         "tunesearch.confirmed.mean": "0.5",  # the rest was never written
     }
-    (board,) = boards([Known("old", False, tags, {"best_val_miou": 0.5}, {}, "RUNNING", 5.0, 2.0)], top=1)
+    (board,) = boards([RecordedRun("old", False, tags, {"best_val_miou": 0.5}, {}, "RUNNING", 5.0, 2.0)], top=1)
     (entry,) = board.entries
     assert (board.data, board.digest, board.resolution) == ("fields", "", "network")
     assert (entry.settings, entry.trial, entry.status, entry.when) == ({"lr": "0.1"}, 3, "running", 5.0)
@@ -289,10 +295,9 @@ def test_an_mlflow_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         tunesearch.leaderboard(storage=tmp_path)
 
 
-def test_an_empty_mlflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tunesearch.tracking.store import prepare_database
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    prepare_database(uri)
+def test_an_empty_mlflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mlflow_database: Callable[[Path], str]
+) -> None:
+    uri = mlflow_database(tmp_path)
     assert _run(capsys, "--tracking-uri", uri) == (0, "MLflow knows no searches\n", "")
     assert _run(capsys, "--tracking-uri", uri, "--json") == (0, "[]\n", "")

@@ -17,14 +17,15 @@ from safetensors.torch import save_file
 
 import tunesearch
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
+from tunesearch.ledger.steering import request_repeats
 from tunesearch.ledger.store import Ledger
 from tunesearch.reporting.page import write_report
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.splits import freeze_split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.models import build_model
-from tunesearch.strategy import confirmation
 
 Told = Callable[..., Ledger]
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
@@ -243,8 +244,8 @@ def test_confirmed(told_search: Told, tmp_path: Path, epoch_metrics: Callable[..
     name, storage = ledger.name, ledger.folder.parent
     ledger.close()
     ledger = Ledger.open(storage, name, drive=True)
-    confirmation.request(ledger, [(trial, seed) for seed in (11, 12, 13) for trial in (0, 2)])
-    while (record := ledger.repeat()) is not None:
+    request_repeats(ledger, [(trial, seed) for seed in (11, 12, 13) for trial in (0, 2)])
+    while (record := Asker(ledger).repeat()) is not None:
         value = {0: 0.7, 2: 0.3}[record.confirms or 0] + {11: 0.0, 12: 0.01, 13: 0.02}[record.config.seed]
         ledger.commit_epoch(epoch_metrics(1, value, val_iou=(value,) * 5), number=record.number, stopped=False)
         ledger.end(record.number, "completed")
@@ -336,5 +337,5 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     said: list[str] = []
     for output in (tmp_path / "file" / "report.html", Path("/proc/report.html")):
         with pytest.raises(InputError, match=f"-o: must be a file that can be written: .*, but got {output}"):
-            write_report(told_search(f"to-{output.parent.name}"), output, status="completed", said=said.append)
+            write_report(told_search(f"to-{output.parent.name}"), output, status="completed", on_message=said.append)
     assert said == []

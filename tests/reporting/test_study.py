@@ -10,7 +10,8 @@ import optuna
 import pytest
 
 from tunesearch.ledger.store import Ledger
-from tunesearch.reporting.study import build_study, importances
+from tunesearch.reporting.importance import importances
+from tunesearch.reporting.study import build_study
 
 
 def _study(score: Callable[[optuna.Trial], float], trials: int, direction: str = "maximize") -> optuna.Study:

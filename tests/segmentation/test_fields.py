@@ -21,6 +21,7 @@ from torch import Tensor
 from tunesearch.segmentation.config import LOSSES, DataConfig, TrainConfig
 from tunesearch.segmentation.data.cache import decoded
 from tunesearch.segmentation.data.splits import Split, freeze_split
+from tunesearch.segmentation.device import autocast
 from tunesearch.segmentation.trainer import Trainer
 
 BASE: dict[str, Any] = {
@@ -143,7 +144,7 @@ def weights_by_hand(kind: str) -> Check:
 
 
 def autocast_type(trainer: Trainer) -> torch.dtype:
-    with trainer._autocast(), torch.no_grad():
+    with autocast(trainer.device, trainer.dtype), torch.no_grad():
         logits: Tensor = trainer.model.eval()(torch.zeros(2, 3, 32, 32))
     return logits.dtype
 
@@ -202,13 +203,13 @@ def average_is_kept(one: Trainer, other: Trainer) -> None:
     the average."""
     for trainer in (one, other):
         next(trainer.epochs())
-        assert trainer._best_weights is not None
+        assert trainer.best_weights.in_memory is not None
     pairs = [
         (name, tensor, dict(other.model.named_parameters())[name]) for name, tensor in one.model.named_parameters()
     ]
     assert all(torch.equal(a, b) for _, a, b in pairs)
-    assert all(torch.equal(one._best_weights[name], a.cpu()) for name, a, _ in pairs)
-    assert not any(torch.equal(other._best_weights[name], b.cpu()) for name, _, b in pairs)
+    assert all(torch.equal(one.best_weights.in_memory[name], a.cpu()) for name, a, _ in pairs)
+    assert not any(torch.equal(other.best_weights.in_memory[name], b.cpu()) for name, _, b in pairs)
 
 
 EXPONENTIAL, PLATEAU, STOP = {"schedule": "exponential"}, {"schedule": "plateau"}, {"early_stop_patience": 2}
@@ -221,7 +222,7 @@ def lowered(curve: list[dict[str, float]], before: float, after: float) -> Check
 
     def check(one: Trainer, other: Trainer) -> None:
         for trainer, share in ((one, before), (other, after)):
-            trainer._curve = curve
+            trainer.progress.curve = curve
             assert trainer._lr(0) == pytest.approx(0.05 * share)
 
     return check
@@ -232,7 +233,7 @@ def stopped(curve: list[dict[str, float]], before: bool, after: bool) -> Check:
 
     def check(one: Trainer, other: Trainer) -> None:
         for trainer, ends in ((one, before), (other, after)):
-            trainer._curve = curve
+            trainer.progress.curve = curve
             assert trainer._has_stopped_early() is ends
 
     return check

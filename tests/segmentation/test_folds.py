@@ -44,7 +44,7 @@ def pool() -> DecodedPart:
 
 
 def fold(pool: DecodedPart, number: int, folder: Path | None, **fields: Any) -> Trainer:
-    train, val = (pool.take(rows) for rows in ROWS[number])
+    train, val = (pool.subset(rows) for rows in ROWS[number])
     if folder is not None:
         folder = folder / f"fold-{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def test_times_are_of_the_folds_that_trained(pool: DecodedPart) -> None:
 def test_checkpoints_that_do_not_fit_together_are_told(pool: DecodedPart, tmp_path: Path, lost: str) -> None:
     """After three epochs one fold's checkpoint, or the means, are gone: no mean may be made of different epochs."""
     list(folded(pool, tmp_path).epochs())
-    assert not folded(pool, tmp_path).apart
+    assert not folded(pool, tmp_path).inconsistent
     (tmp_path / lost).unlink()
-    assert folded(pool, tmp_path).apart
-    assert not folded(pool, tmp_path / "new").apart
+    assert folded(pool, tmp_path).inconsistent
+    assert not folded(pool, tmp_path / "new").inconsistent

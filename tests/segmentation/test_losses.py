@@ -166,7 +166,7 @@ def test_weights_per_sample_by_hand() -> None:
     loss = make("cross_entropy", class_weights="sample")
     expected = math.log(3) * (4 / math.sqrt(6) + 4) / 7
     assert loss(torch.zeros(2, 3, 2, 2), masks).item() == pytest.approx(expected)
-    assert loss.share(masks).item() == 7
+    assert loss.batch_weight(masks).item() == 7
 
 
 def test_a_batch_of_samples_is_the_mean_of_its_images() -> None:
@@ -190,7 +190,7 @@ def test_hard_pixels_by_hand() -> None:
     loss = make("cross_entropy", hard_pixels=0.5)
     expected = sum(math.log1p(math.exp(x)) for x in (2, 1, 3)) / 3
     assert loss(logits, masks).item() == pytest.approx(expected)
-    assert loss.share(masks).item() == 3
+    assert loss.batch_weight(masks).item() == 3
     _, grad = gradient(loss, logits, masks)
     assert (grad.abs().sum(dim=1) > 0).tolist() == [[[False, True, True, False]], [[False, True, False, False]]]
 
@@ -427,9 +427,9 @@ def test_nothing_waits_for_the_device(name: str, weight: Tensor | None, fields: 
     loss = make(name, weight, **fields).to(meta)
     logits = torch.zeros(4, 4, 6, 7, device=meta, dtype=torch.bfloat16, requires_grad=True)
     masks = torch.zeros(4, 6, 7, device=meta, dtype=torch.int64)
-    loss.part(logits[:2], masks[:2], masks).backward()
+    loss.contribution(logits[:2], masks[:2], masks).backward()
     loss(logits, masks).backward()
-    assert loss.share(masks).shape == ()
+    assert loss.batch_weight(masks).shape == ()
     assert logits.grad is not None
     assert logits.grad.dtype == torch.bfloat16
 
@@ -444,14 +444,14 @@ def test_micro_batches_add_up_to_the_whole(name: str, weight: Tensor | None, fie
     logits, masks = batch()
     whole, grad = gradient(loss, logits, masks)
     parts = list(zip(logits.split(2), masks.split(2), strict=True))
-    torch.testing.assert_close(torch.stack([loss.part(*part, masks) for part in parts]).sum(), whole)
+    torch.testing.assert_close(torch.stack([loss.contribution(*part, masks) for part in parts]).sum(), whole)
     assert not torch.isclose(torch.stack([loss(*part) for part in parts]).mean(), whole, rtol=1e-3)
     # The same with shares, as a mean over batches is taken; and the gradients.
-    weighted = torch.stack([loss(*part) * loss.share(part[1]) for part in parts]).sum()
-    torch.testing.assert_close(weighted / loss.share(masks), whole)
+    weighted = torch.stack([loss(*part) * loss.batch_weight(part[1]) for part in parts]).sum()
+    torch.testing.assert_close(weighted / loss.batch_weight(masks), whole)
     some = logits.clone().requires_grad_(True)
     for chosen, truth in zip(some.split(2), masks.split(2), strict=True):
-        loss.part(chosen, truth, masks).backward()
+        loss.contribution(chosen, truth, masks).backward()
     torch.testing.assert_close(some.grad, grad)
 
 
@@ -459,7 +459,7 @@ def test_micro_batches_add_up_to_the_whole(name: str, weight: Tensor | None, fie
 def test_the_only_part_is_the_whole_to_the_last_bit(name: str, weight: Tensor | None, fields: dict[str, Any]) -> None:
     loss = make(name, weight, **fields)
     logits, masks = batch()
-    assert torch.equal(loss.part(logits, masks, masks.clone()), loss(logits, masks))
+    assert torch.equal(loss.contribution(logits, masks, masks.clone()), loss(logits, masks))
 
 
 @pytest.mark.parametrize("name", REGION_LOSSES)
@@ -467,7 +467,7 @@ def test_parts_of_region_losses_count_images(name: str) -> None:
     loss = make(name, WEIGHT)
     logits, masks = batch()
     expected = (2 * loss(logits[:2], masks[:2]) + 3 * loss(logits[2:], masks[2:])) / 5
-    parts = loss.part(logits[:2], masks[:2], masks) + loss.part(logits[2:], masks[2:], masks)
+    parts = loss.contribution(logits[:2], masks[:2], masks) + loss.contribution(logits[2:], masks[2:], masks)
     torch.testing.assert_close(parts, expected)
 
 
@@ -475,11 +475,13 @@ def test_share_by_hand() -> None:
     """Labels 0, 2, 2, void: three pixels count; with weights 0.25 and 3 they weigh 6.25. Half of the pixels is two, and
     2/3 of the weights. Dice counts images."""
     masks = torch.tensor([[[0, 2], [2, 255]]])
-    assert CrossEntropy(ignore_index=255).share(masks).item() == 3
-    assert Focal(ignore_index=255, gamma=2.0, weight=WEIGHT).share(masks).item() == 6.25
-    assert CrossEntropy(ignore_index=255, hard_pixels=0.5).share(masks).item() == 2
-    assert Hinge(ignore_index=255, weight=WEIGHT, hard_pixels=0.5).share(masks).item() == pytest.approx(6.25 * 2 / 3)
-    assert Dice(ignore_index=255).share(masks).item() == 1
+    assert CrossEntropy(ignore_index=255).batch_weight(masks).item() == 3
+    assert Focal(ignore_index=255, gamma=2.0, weight=WEIGHT).batch_weight(masks).item() == 6.25
+    assert CrossEntropy(ignore_index=255, hard_pixels=0.5).batch_weight(masks).item() == 2
+    assert Hinge(ignore_index=255, weight=WEIGHT, hard_pixels=0.5).batch_weight(masks).item() == pytest.approx(
+        6.25 * 2 / 3
+    )
+    assert Dice(ignore_index=255).batch_weight(masks).item() == 1
 
 
 def test_a_sum_is_the_sum_of_its_terms() -> None:
@@ -490,16 +492,16 @@ def test_a_sum_is_the_sum_of_its_terms() -> None:
     expected = 0.5 * one(logits, masks) + two(logits, masks) + 2 * three(logits, masks)
     torch.testing.assert_close(loss(logits, masks), expected)
     part = logits[:2], masks[:2], masks
-    expected = 0.5 * one.part(*part) + two.part(*part) + 2 * three.part(*part)
-    torch.testing.assert_close(loss.part(*part), expected)
+    expected = 0.5 * one.contribution(*part) + two.contribution(*part) + 2 * three.contribution(*part)
+    torch.testing.assert_close(loss.contribution(*part), expected)
 
 
 def test_a_sum_counts_pixels_only_where_all_its_terms_do() -> None:
     masks = batch()[1]
     valid = (masks != 255).sum().item()
-    assert make("focal + 2*hinge").share(masks).item() == valid
-    assert make("focal + 2*hinge", class_weights="sample").share(masks).item() == valid
-    assert make("focal + dice").share(masks).item() == len(masks)
+    assert make("focal + 2*hinge").batch_weight(masks).item() == valid
+    assert make("focal + 2*hinge", class_weights="sample").batch_weight(masks).item() == valid
+    assert make("focal + dice").batch_weight(masks).item() == len(masks)
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -564,8 +566,8 @@ def test_a_user_s_own_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "own_test_loss")
     logits, masks = torch.arange(6.0).view(3, 2, 1, 1), torch.zeros(3, 1, 1, dtype=torch.int64)
     assert loss(logits, masks).item() == pytest.approx(55 / 6)
-    assert loss.share(masks).item() == 3
-    parts = loss.part(logits[:1], masks[:1], masks) + loss.part(logits[1:], masks[1:], masks)
+    assert loss.batch_weight(masks).item() == 3
+    parts = loss.contribution(logits[:1], masks[:1], masks) + loss.contribution(logits[1:], masks[1:], masks)
     assert parts.item() == pytest.approx(55 / 6)
     assert loss.describe() == [{"loss": "own_test_loss:squares"}]
     with pytest.raises(InputError, match="must be importable as module:attribute"):

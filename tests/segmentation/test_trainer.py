@@ -19,10 +19,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from tunesearch.segmentation.config import Size, TrainConfig
 from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks
+from tunesearch.segmentation.device import pick_device, pick_precision
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.inference import window_logits
 from tunesearch.segmentation.metrics import ConfusionMatrix, scores
-from tunesearch.segmentation.trainer import Trainer, pick_device, pick_precision
+from tunesearch.segmentation.trainer import Trainer
 
 OWN = '''
 import torch
@@ -449,9 +450,9 @@ def test_the_floor_of_pooled_batch_norm_is_two_images(architecture: str) -> None
 def test_micro_batches_are_as_equal_as_can_be() -> None:
     """By hand: 8 in parts of at most 3 are 3, 3, 2, and 7 are 3, 2, 2, not 3, 3, 1."""
     trainer = build(micro_batch=3)
-    assert [len(part) for part in trainer._micro(torch.zeros(8, 1))] == [3, 3, 2]
-    assert [len(part) for part in trainer._micro(torch.zeros(7, 1))] == [3, 2, 2]
-    assert [len(part) for part in trainer._micro(torch.zeros(1, 1))] == [1]
+    assert [len(part) for part in trainer.micro_batches.split(torch.zeros(8, 1))] == [3, 3, 2]
+    assert [len(part) for part in trainer.micro_batches.split(torch.zeros(7, 1))] == [3, 2, 2]
+    assert [len(part) for part in trainer.micro_batches.split(torch.zeros(1, 1))] == [1]
 
 
 # --------------------------------------------------------------------------------------------------- the update itself
@@ -637,7 +638,7 @@ def test_scores_at_the_original_size() -> None:
     (at_network,), (at_original,) = plain.epochs(), other.epochs()
     metric = MulticlassJaccardIndex(3, ignore_index=255)
     with torch.no_grad():
-        for images, _ in other.val_batches:
+        for images, _ in other.validation.batches:
             other.model.eval()
             for logits, truth in zip(other.model(images), truths, strict=True):
                 resized = F.interpolate(logits[None], truth.shape, mode="bilinear", align_corners=False)
@@ -655,7 +656,7 @@ def test_validation_in_windows() -> None:
     assert next(tiled.train_batches.epoch(1))[0].shape == (8, 3, 24, 24)
     confusion = ConfusionMatrix(3, ignore_index=255)
     tiled.model.eval()
-    for images, masks in tiled.val_batches:
+    for images, masks in tiled.validation.batches:
         logits = window_logits(tiled.model, images, crop=Size(width=24, height=24), overlap=0.25)
         confusion.add(masks.long(), logits.argmax(dim=1))
     assert by_windows.val_miou == pytest.approx(scores(confusion.numpy(), background=0).miou)

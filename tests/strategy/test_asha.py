@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesearch.strategy.asha import Asha, MedianRule
+from tunesearch.strategy.asha import Asha
+from tunesearch.strategy.median import MedianRule
 
 
 def _arrivals(seed: int, trials: int, epochs: int) -> list[tuple[int, int, float]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tunesearch.engine.run import unfinished
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import steering as requests
+from tunesearch.ledger.steering import request_repeats
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
@@ -28,7 +29,7 @@ def _searched(space: Path, storage: Path, metrics: Metrics, scores: Sequence[flo
     overrides = (f"search.trials={len(scores)}", *overrides)
     ledger = Ledger.create(storage, "a", load_experiment(space, overrides=overrides), EMPTY, {})
     for score in scores:
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         _complete(ledger, record.number, metrics, score)
     return ledger
@@ -42,8 +43,8 @@ def _complete(ledger: Ledger, number: int, metrics: Metrics, score: float) -> No
 def _confirm(ledger: Ledger, metrics: Metrics, values: dict[int, Sequence[float]]) -> confirmation.Confirmation:
     """Repeat trials; ``values``: the scores of each, by seed from 1."""
     wanted = [(trial, seed) for trial, scores in values.items() for seed in range(1, len(scores) + 1)]
-    confirmation.request(ledger, wanted)
-    while (record := ledger.repeat()) is not None:
+    request_repeats(ledger, wanted)
+    while (record := Asker(ledger).repeat()) is not None:
         assert record.confirms is not None
         _complete(ledger, record.number, metrics, values[record.confirms][record.config.seed - 1])
     found = confirmation.confirmation(ledger)
@@ -54,7 +55,7 @@ def _confirm(ledger: Ledger, metrics: Metrics, values: dict[int, Sequence[float]
 def test_the_plan(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
     """The best of the completed ones, all with the same seeds; the seed that a trial was searched with is left out."""
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5, 0.3], "train.seed=2")
-    stopped = requests.extend(ledger, 1) and ledger.ask()
+    stopped = requests.extend(ledger, 1) and Asker(ledger).ask()
     assert stopped
     ledger.commit_epoch(epoch_metrics(1, 0.9), number=stopped.number, stopped=True)
     ledger.end(stopped.number, "stopped")
@@ -82,8 +83,8 @@ def test_a_winner_with_intervals_worked_by_hand(tiny_space: Path, tmp_path: Path
     )
     assert found.winner == found.leader == 0
     assert (found.test, found.looks) == (None, 0)
-    confirmation.record_look(ledger, by="confirm", trials=first.trials, result={"miou": {"mean": 0.5}})
-    confirmation.record_look(ledger, by="evaluate", trials=[0], result={})
+    ledger.record_look(by="confirm", trials=first.trials, result={"miou": {"mean": 0.5}})
+    ledger.record_look(by="evaluate", trials=[0], result={})
     looked = confirmation.confirmation(ledger)
     assert looked is not None
     assert looked.test is not None
@@ -136,11 +137,11 @@ def _candidate(trial: int, values: Sequence[float]) -> Candidate:
 def test_repeats_are_no_part_of_the_search(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
     """They count nowhere, are not told to the sampler, and leave target and best as they are."""
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5, 0.3])
-    assert not unfinished(ledger)
-    confirmation.request(ledger, confirmation.plan(ledger, top=1, seeds=2))
-    assert unfinished(ledger)
-    assert unfinished(ledger, confirming=True)
-    first = ledger.repeat()
+    assert not ledger.is_unfinished()
+    request_repeats(ledger, confirmation.plan(ledger, top=1, seeds=2))
+    assert ledger.is_unfinished()
+    assert ledger.is_unfinished(confirming=True)
+    first = Asker(ledger).repeat()
     assert first is not None
     assert (first.number, first.confirms, first.config.seed) == (3, 1, 1)
     assert first.config.model_copy(update={"seed": 0}) == ledger.trials[1].config.model_copy(update={"seed": 0})
@@ -152,9 +153,10 @@ def test_repeats_are_no_part_of_the_search(tiny_space: Path, tmp_path: Path, epo
     study = ledger._study
     assert study.best_trial.number == 1
     assert study.trials[3].state.name == "FAIL"  # what samplers leave out
-    assert ledger._mirrored().study.trials[3].state.name == "FAIL"
+    proposer = Asker(ledger).proposer
+    assert proposer.study.study.trials[3].state.name == "FAIL"
     heir = Ledger.open(tmp_path, "a")
-    assert [(one.confirms, one.seed) for one in heir.repeats()] == [(1, 2)]
+    assert [(one.confirms, one.seed) for one in heir.requests.repeats()] == [(1, 2)]
     assert heir.trials[3].confirms == 1
 
 
@@ -164,25 +166,25 @@ def test_a_driver_that_died_leaves_repeats_to_go_on_with(
     """Neither a duplicate of what it repeats nor asked for twice."""
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5])
     wanted = confirmation.plan(ledger, top=2, seeds=2)
-    assert confirmation.request(ledger, wanted) == 4
-    assert ledger.repeat() is not None
+    assert request_repeats(ledger, wanted) == 4
+    assert Asker(ledger).repeat() is not None
     ledger.close()
     heir = Ledger.open(tmp_path, "a", drive=True)
     assert [record.confirms for record in heir.recover()] == [1]
-    assert confirmation.request(heir, wanted) == 0
-    assert len(heir.repeats()) == 3
+    assert request_repeats(heir, wanted) == 0
+    assert len(heir.requests.repeats()) == 3
 
 
 def test_who_asked_for_too_much_can_ask_again(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
     """9 seeds of 2 trials, 1 begun; then 2 seeds of 1 trial: what was begun stays, 1 more is wanted and no other."""
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5])
-    assert confirmation.request(ledger, confirmation.plan(ledger, top=2, seeds=9)) == 18
-    begun = ledger.repeat()
+    assert request_repeats(ledger, confirmation.plan(ledger, top=2, seeds=9)) == 18
+    begun = Asker(ledger).repeat()
     assert begun is not None
     assert (begun.confirms, begun.config.seed) == (1, 1)
-    confirmation.request(ledger, confirmation.plan(ledger, top=1, seeds=2))
-    assert [(one.confirms, one.seed) for one in ledger.repeats()] == [(1, 2)]
-    assert [(one.confirms, one.seed) for one in Ledger.open(tmp_path, "a").repeats()] == [(1, 2)]
+    request_repeats(ledger, confirmation.plan(ledger, top=1, seeds=2))
+    assert [(one.confirms, one.seed) for one in ledger.requests.repeats()] == [(1, 2)]
+    assert [(one.confirms, one.seed) for one in Ledger.open(tmp_path, "a").requests.repeats()] == [(1, 2)]
 
 
 def test_what_failed_is_trained_again_and_what_diverged_is_not(
@@ -190,9 +192,9 @@ def test_what_failed_is_trained_again_and_what_diverged_is_not(
 ) -> None:
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2, 0.5])
     wanted = confirmation.plan(ledger, top=2, seeds=2)
-    confirmation.request(ledger, wanted)
+    request_repeats(ledger, wanted)
     for outcome, score in (("diverged", 0.1), ("failed", None), ("completed", 0.5), ("completed", 0.2)):
-        record = ledger.repeat()
+        record = Asker(ledger).repeat()
         assert record is not None
         if score is not None:
             ledger.commit_epoch(epoch_metrics(1, score), number=record.number, stopped=False)
@@ -202,8 +204,8 @@ def test_what_failed_is_trained_again_and_what_diverged_is_not(
     assert [(one.trial, one.failures) for one in found.candidates] == [(1, ("diverged",)), (0, ("failed",))]
     assert not any(one.complete for one in found.candidates)
     assert found.winner is None
-    assert confirmation.request(ledger, wanted) == 1
-    again = ledger.repeat()
+    assert request_repeats(ledger, wanted) == 1
+    again = Asker(ledger).repeat()
     assert again is not None
     assert (again.confirms, again.config.seed) == (0, 1)
     _complete(ledger, again.number, epoch_metrics, 0.3)
@@ -218,8 +220,8 @@ def test_what_failed_is_trained_again_and_what_diverged_is_not(
 
 def test_a_repeat_is_not_retried_by_hand(tiny_space: Path, tmp_path: Path, epoch_metrics: Metrics) -> None:
     ledger = _searched(tiny_space, tmp_path, epoch_metrics, [0.2])
-    confirmation.request(ledger, [(0, 1)])
-    record = ledger.repeat()
+    request_repeats(ledger, [(0, 1)])
+    record = Asker(ledger).repeat()
     assert record is not None
     ledger.end(record.number, "failed", "on purpose")
     assert requests.retry(ledger, failed=True, trials=[]) == []

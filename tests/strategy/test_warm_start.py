@@ -12,14 +12,16 @@ import pytest
 from optuna.trial import TrialState
 
 import tunesearch
-from tunesearch.api.progress import Silence
 from tunesearch.cli import main
+from tunesearch.engine.asking import Asker
+from tunesearch.engine.callback import SearchCallback
 from tunesearch.errors import InputError, LedgerError
 from tunesearch.experiment import Experiment, load_experiment
 from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.warm_start import WarmStart, numbers
 from tunesearch.segmentation.data.splits import Split, SplitItem
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.strategy.warm_start import FIRST, WarmStart, gather, numbers
+from tunesearch.strategy.warm_start import FIRST, gather
 
 Told = Sequence[tuple[dict[str, object], str, list[float]]]
 """Points, how each ended, and the objective after every epoch."""
@@ -83,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for point, outcome, curve in TRIALS:
         ledger.request("try", parameters=point, retry_of=None)
         ledger.poll()
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         assert record.parameters == point
         _end(ledger, record.number, outcome, curve)
@@ -241,7 +243,7 @@ def test_another_test_part_is_the_same_data(first: Ledger, tmp_path: Path) -> No
 def test_several_searches(first: Ledger, tmp_path: Path) -> None:
     """Each gives what it has; points that both want to be tried first are tried once."""
     second = Ledger.create(tmp_path / "more", "second", _experiment(tmp_path), _split(), {})
-    record = second.ask()
+    record = Asker(second).ask()
     assert record is not None
     _end(second, record.number, "completed", [0.1, 0.9])
     found = gather(_experiment(tmp_path), _split(), [first, second])
@@ -268,11 +270,12 @@ def _warm(first: Ledger, folder: Path, storage: Path, *overrides: str, name: str
 def test_what_optuna_is_told(first: Ledger, tmp_path: Path) -> None:
     """As of trials of its own, with the distributions of the new space; the study on the disk knows none of it."""
     ledger = _warm(first, tmp_path, tmp_path / "runs", "parameters.lr.float=[1.0e-5, 1.0]")
-    record = ledger.ask()
+    asker = Asker(ledger)
+    record = asker.ask()
     assert record is not None
     assert record.number == 0
     assert record.parameters == TRIALS[0][0]  # the best of the other search, as a real trial
-    study = ledger._mirrored().study
+    study = asker.proposer.study.study
     told = study.get_trials()
     assert [trial.state for trial in told] == [
         TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.PRUNED,
@@ -292,8 +295,9 @@ def test_what_optuna_is_told(first: Ledger, tmp_path: Path) -> None:
 
 def _go_on(ledger: Ledger, until: int) -> list[dict[str, object]]:
     """Score trials by their learning rate until there are so many; every third is stopped."""
+    asker = Asker(ledger)
     while len(ledger.trials) < until:
-        record = ledger.ask()
+        record = asker.ask()
         assert record is not None
         value = 1.0 - abs(record.config.lr - 0.03)
         if record.number % 3 == 2:
@@ -320,19 +324,19 @@ def test_a_resumed_search_goes_on_the_same_without_the_other(first: Ledger, tmp_
     assert _go_on(cold, 14) != whole
 
 
-def _jointly(ledger: Ledger) -> bool:
+def _jointly(asker: Asker) -> bool:
     """Whether TPE has drawn the last trial from what it knows: it then keeps the parameters that it draws together."""
-    return any(name.startswith("tpe:relative_params") for name in ledger._mirrored().study.trials[-1].system_attrs)
+    return any(name.startswith("tpe:relative_params") for name in asker.proposer.study.study.trials[-1].system_attrs)
 
 
 def test_the_prior_replaces_the_random_start(first: Ledger, tmp_path: Path) -> None:
     """TPE draws at random until ten trials have ended. Oracle: Optuna's own note of a draw that was none."""
-    cold = Ledger.create(tmp_path / "cold", "a", _experiment(tmp_path), _split(), {})
+    cold = Asker(Ledger.create(tmp_path / "cold", "a", _experiment(tmp_path), _split(), {}))
     cold.ask()
     assert not _jointly(cold)
     enough = tuple(one for one in gather(_experiment(tmp_path), _split(), [first]).prior for _ in range(2))
-    warm = Ledger.create(
-        tmp_path / "warm", "a", _experiment(tmp_path), _split(), {}, warm_start=WarmStart((), enough, ())
+    warm = Asker(
+        Ledger.create(tmp_path / "warm", "a", _experiment(tmp_path), _split(), {}, warm_start=WarmStart((), enough, ()))
     )
     warm.ask()
     assert _jointly(warm)
@@ -398,27 +402,27 @@ def test_a_damaged_file_is_told(first: Ledger, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- whole searches
 
 
-class _Notes(Silence):
+class _Notes(SearchCallback):
     """Keeps what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         self.said.append(text)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
-def test_a_whole_search(tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_search(tiny_space: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On real Ray: the best of the first search is trained first in the second, which then needs nothing of it."""
     from mlflow import MlflowClient
 
-    storage, notes = tmp_path / "runs", _Notes()
-    one = tunesearch.run(tiny_space, name="one", storage=storage, trials=3)
+    notes = _Notes()
+    one = tunesearch.run(tiny_space, name="one", storage=storage, trials=3, max_concurrent=1)
     two = tunesearch.run(
-        tiny_space, name="two", storage=storage, trials=2, warm_start=["one"], max_concurrent=1, progress=notes
+        tiny_space, name="two", storage=storage, trials=2, warm_start=["one"], max_concurrent=1, callback=notes
     )
     assert one.best is not None
     assert two.trials[0].parameters == one.best.parameters

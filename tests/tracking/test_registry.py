@@ -17,8 +17,8 @@ from PIL import Image
 
 from tunesearch.errors import InputError
 from tunesearch.production.bundle import Training, read_bundle, write_bundle
-from tunesearch.production.labeller import Labeller
 from tunesearch.production.model import open_model
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.tracking.registry import check_model_name, register
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own
@@ -28,11 +28,12 @@ import sys
 for name in ("tunesearch", "ray", "optuna", "cv2", "albumentations", "timm", "torchvision"):
     sys.modules[name] = None  # as if it were not installed
 import mlflow, numpy
-uri, name, folder = sys.argv[1:]
+uri, folder, *names = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
-model = mlflow.pyfunc.load_model(f"models:/{name}/1")
-print(model.metadata.signature)
-numpy.save(f"{folder}/masks.npy", model.predict(numpy.load(f"{folder}/pictures.npy")))
+for name in names:
+    model = mlflow.pyfunc.load_model(f"models:/{name}/1")
+    print(name, model.metadata.signature)
+    numpy.save(f"{folder}/{name}.npy", model.predict(numpy.load(f"{folder}/pictures.npy")))
 """
 
 
@@ -42,46 +43,46 @@ def _pictures(count: int, height: int, width: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in coarse])
 
 
-@pytest.mark.parametrize("tiled", [False, True])
 def test_a_version_predicts_without_tunesearch_and_ray(
-    tiled: bool, shapes_bundle: Path, train_on_sample: Callable[..., Training], tmp_path: Path
+    shapes_bundle: Path, train_on_sample: Callable[..., Training], tmp_path: Path, mlflow_database: Callable[..., str]
 ) -> None:
-    """Registered on SQLite, loaded by another process that has neither; masks equal those of the project."""
+    """Two models, one of which predicts in windows, registered on SQLite and loaded by another process that has
+    neither; masks equal those of the project."""
     from mlflow import MlflowClient
 
-    folder = shapes_bundle
-    if tiled:
-        windows = {"crop": "16x24", "tiled_inference": True, "tile_overlap": 0.3}
-        folder = tmp_path / "model"
-        (tmp_path / "run").mkdir()
-        write_bundle(train_on_sample(tmp_path / "run", windows), folder, formats=("torch",))
-    content = json.loads((folder / "bundle.json").read_text())
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert register(folder, content, "shapes", uri=uri, storage=tmp_path) == "1"
-    assert "MLFLOW_TRACKING_URI" not in os.environ  # where MLflow would leave it for the next search
-    version = MlflowClient(tracking_uri=uri).get_model_version("shapes", "1")
-    assert version.tags["tunesearch.search"] == "shapes"
-    assert version.tags["tunesearch.trial"] == "3"
-    assert version.tags["tunesearch.confirmed"] == "false"
-    assert float(version.tags["tunesearch.score"]) == content["score"]["value"]
+    windows = {"crop": "16x24", "tiled_inference": True, "tile_overlap": 0.3}
+    (tmp_path / "run").mkdir()
+    write_bundle(train_on_sample(tmp_path / "run", windows), tmp_path / "model", formats=("torch",))
+    uri = mlflow_database(tmp_path)
+    folders = {"whole": shapes_bundle, "tiled": tmp_path / "model"}
+    for name, folder in folders.items():
+        content = json.loads((folder / "bundle.json").read_text())
+        assert register(folder, content, name, uri=uri, storage=tmp_path) == "1"
+        assert "MLFLOW_TRACKING_URI" not in os.environ  # where MLflow would leave it for the next search
+        version = MlflowClient(tracking_uri=uri).get_model_version(name, "1")
+        assert version.tags["tunesearch.search"] == "shapes"
+        assert version.tags["tunesearch.trial"] == "3"
+        assert version.tags["tunesearch.confirmed"] == "false"
+        assert float(version.tags["tunesearch.score"]) == content["score"]["value"]
 
     pictures = _pictures(2, 61, 83)
     np.save(tmp_path / "pictures.npy", pictures)
     ran = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", USE, uri, "shapes", str(tmp_path)],
+        [sys.executable, "-I", "-W", "ignore", "-c", USE, uri, str(tmp_path), *folders],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert "Tensor('uint8', (-1, -1, -1, 3))" in ran.stdout
-    model = open_model(folder, storage=tmp_path)
-    whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
-    labeller = Labeller([dataclasses.replace(model, config=whole)], device="cpu")
-    wanted = np.stack(list(labeller.masks([labeller.prepare(picture) for picture in pictures])))
-    found = np.load(tmp_path / "masks.npy")
-    assert found.dtype == np.uint8
-    assert found.shape == (2, 61, 83)
-    assert len(np.unique(wanted)) > 1
-    assert np.mean(found != wanted) < 0.002  # two ways to round an area's mean
+    assert ran.stdout.count("Tensor('uint8', (-1, -1, -1, 3))") == 2
+    for name, folder in folders.items():
+        model = open_model(folder, storage=tmp_path)
+        whole = model.config.model_copy(update={"precision": "float32"})  # as the program computes
+        predictor = Predictor([dataclasses.replace(model, config=whole)], device="cpu")
+        wanted = np.stack(list(predictor.masks([predictor.prepare(picture) for picture in pictures])))
+        found = np.load(tmp_path / f"{name}.npy")
+        assert found.dtype == np.uint8
+        assert found.shape == (2, 61, 83)
+        assert len(np.unique(wanted)) > 1
+        assert np.mean(found != wanted) < 0.002  # two ways to round an area's mean
     pickles = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.suffix in (".pkl", ".pickle")]
     assert pickles == []
 

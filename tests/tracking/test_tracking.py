@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 import tunesearch
+from tunesearch.engine.asking import Asker
 from tunesearch.errors import InputError
 from tunesearch.experiment import load_experiment
 from tunesearch.ledger import store as ledger_module
@@ -26,8 +28,8 @@ from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.tracking.store import default_uri, without_password
+from tunesearch.tracking.sync import sync
 from tunesearch.tracking.tracker import Tracker
-from tunesearch.tracking.view import sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
@@ -45,7 +47,7 @@ def _search(space: Path, storage: Path, name: str = "a", seed: int = 0, trials: 
     experiment = load_experiment(space, overrides=[f"search.seed={seed}", f"search.trials={trials}"])
     ledger = Ledger.create(storage, name, experiment, Split(root=Path("/nowhere"), train=(), val=()), {})
     for number in range(2):
-        record = ledger.ask()
+        record = Asker(ledger).ask()
         assert record is not None
         ledger.commit_epoch(_metrics(1, 0.4), number=number, stopped=False)
         if number == 0:
@@ -67,10 +69,10 @@ def _told(uri: str) -> dict[tuple[str, str], Any]:
     return by_key
 
 
-def test_the_view_and_its_end(tiny_space: Path, tmp_path: Path) -> None:
+def test_the_view_and_its_end(tiny_space: Path, storage: Path) -> None:
     """Hand-worked: the parent has the best value 0.4 of the first epoch; an interruption closes the live trial."""
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     tracker = Tracker(ledger, uri)
     tracker.start()
     assert tracker.finish("interrupted")
@@ -95,22 +97,24 @@ def test_the_view_and_its_end(tiny_space: Path, tmp_path: Path) -> None:
     assert again["1"].data.metrics["best_val_miou"] == 0.5
 
 
-def test_a_lost_mlflow_is_rebuilt_in_place(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_lost_mlflow_is_rebuilt_in_place(
+    tiny_space: Path, storage: Path, tmp_path: Path, mlflow_database: Callable[..., str]
+) -> None:
     """An empty database under an address whose run ids the ledger knows: they are worthless, and made anew."""
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     sync(ledger, uri, status="interrupted")
-    other = f"sqlite:///{tmp_path}/new.db"
+    other = mlflow_database(tmp_path, "new.db")
     for name, value in ledger.attributes(f"mlflow_run:{uri}:").items():  # as if it had been noted under the new one
         ledger.set_attribute(f"mlflow_run:{other}:{name}", value)
     sync(ledger, other, status="interrupted")
     assert {trial for _, trial in _told(other)} == {"parent", "0", "1"}
 
 
-def test_a_run_that_a_dying_driver_could_not_note_is_found(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_run_that_a_dying_driver_could_not_note_is_found(tiny_space: Path, storage: Path) -> None:
     """Oracle: no second run for the trial."""
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     sync(ledger, uri, status="interrupted")
     before = {key: run.info.run_id for key, run in _told(uri).items()}
     for name in ("0", "parent"):
@@ -119,31 +123,31 @@ def test_a_run_that_a_dying_driver_could_not_note_is_found(tiny_space: Path, tmp
     assert {key: run.info.run_id for key, run in _told(uri).items()} == before
 
 
-def test_a_name_given_again_is_another_search(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_name_given_again_is_another_search(tiny_space: Path, storage: Path) -> None:
     """The first search's folder was removed; its runs stay its own."""
     import shutil
 
-    uri = default_uri(tmp_path / "runs")
-    first = _search(tiny_space, tmp_path / "runs", seed=1)
+    uri = default_uri(storage)
+    first = _search(tiny_space, storage, seed=1)
     sync(first, uri, status="completed")
     first.close()
     shutil.rmtree(first.folder)
-    second = _search(tiny_space, tmp_path / "runs", seed=2)
+    second = _search(tiny_space, storage, seed=2)
     sync(second, uri, status="completed")
     assert len(_told(uri)) == 6
 
 
-def test_a_driver_that_died_behind_the_last_trial(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_driver_that_died_behind_the_last_trial(tiny_space: Path, storage: Path) -> None:
     """All trials have ended, nothing was closed: ``resume`` closes it without Ray or data, here and in MLflow."""
-    ledger = _search(tiny_space, tmp_path / "runs", trials=2)
+    ledger = _search(tiny_space, storage, trials=2)
     ledger.commit_epoch(_metrics(2, 0.2), number=1, stopped=True)
     ledger.end(1, "stopped")
     ledger.set_attribute("status", "running")
     ledger.close()
-    assert tunesearch.load("a", storage=tmp_path / "runs").status == "interrupted"
-    assert tunesearch.resume("a", storage=tmp_path / "runs").status == "completed"
-    assert tunesearch.load("a", storage=tmp_path / "runs").status == "completed"
-    runs = _told(default_uri(tmp_path / "runs"))
+    assert tunesearch.load("a", storage=storage).status == "interrupted"
+    assert tunesearch.resume("a", storage=storage).status == "completed"
+    assert tunesearch.load("a", storage=storage).status == "completed"
+    runs = _told(default_uri(storage))
     assert sorted(trial for _, trial in runs) == ["0", "1", "parent"]
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
@@ -189,10 +193,20 @@ def _dump(uri: str) -> dict[str, Any]:
     }
 
 
-def _fresh(ledger: Ledger, uri: str, status: str) -> dict[str, Any]:
-    """What ``sync`` tells an empty MLflow."""
-    sync(ledger, uri, status=status)
-    return _dump(uri)
+@pytest.fixture
+def fresh(tmp_path: Path, mlflow_database: Callable[..., str]) -> Callable[[Ledger, str], dict[str, Any]]:
+    """What ``sync`` tells an empty MLflow: (ledger, status) -> see :func:`_dump`."""
+    numbers = itertools.count()
+
+    def tell(ledger: Ledger, status: str) -> dict[str, Any]:
+        uri = mlflow_database(tmp_path, f"fresh{next(numbers)}.db")
+        sync(ledger, uri, status=status)
+        return _dump(uri)
+
+    return tell
+
+
+Fresh = Callable[[Ledger, str], dict[str, Any]]
 
 
 def _session(ledger: Ledger, uri: str, status: str, work: Callable[[Tracker], None] = lambda tracker: None) -> None:
@@ -202,12 +216,14 @@ def _session(ledger: Ledger, uri: str, status: str, work: Callable[[Tracker], No
     assert tracker.finish(status)
 
 
-def test_sync_tells_what_was_told_live(tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_tells_what_was_told_live(
+    tiny_space: Path, storage: Path, monkeypatch: pytest.MonkeyPatch, fresh: Fresh
+) -> None:
     """Three sessions, endings of every kind, while the driver's clock and a worker's are set back again and again."""
     clock = iter(range(2_000_000_000, 0, -1000))
     monkeypatch.setattr(ledger_module, "time", types.SimpleNamespace(time=lambda: next(clock), time_ns=time.time_ns))
-    ledger = _search(tiny_space, tmp_path / "runs", trials=8)  # 0 completed, 1 has an epoch
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage, trials=8)  # 0 completed, 1 has an epoch
+    uri = default_uri(storage)
 
     def epoch(number: int, epoch: int, miou: float, at: float) -> None:
         metrics = _metrics(epoch, miou)
@@ -221,7 +237,7 @@ def test_sync_tells_what_was_told_live(tiny_space: Path, tmp_path: Path, monkeyp
     def first(tracker: Tracker) -> None:
         ledger.end(1, "stopped")
         for _ in range(4):
-            ledger.ask()
+            Asker(ledger).ask()
             tracker.changed(max(ledger.trials))
         leave(2, "error.txt")
         ledger.end(2, "failed", "on purpose")  # without an epoch
@@ -244,10 +260,10 @@ def test_sync_tells_what_was_told_live(tiny_space: Path, tmp_path: Path, monkeyp
         ledger.end(5, "completed")
         tracker.changed(5)
 
-    for index, (work, status) in enumerate(((first, "interrupted"), (second, "interrupted"), (third, "completed"))):
+    for work, status in ((first, "interrupted"), (second, "interrupted"), (third, "completed")):
         _session(ledger, uri, status, work)
         live = _dump(uri)
-        assert live == _fresh(ledger, f"sqlite:///{tmp_path}/{index}.db", status)
+        assert live == fresh(ledger, status)
     assert {trial: run["artifacts"] for trial, run in live.items() if trial in ("2", "3", "parent")} == {
         "2": ["config.json", "error.txt"],
         "3": ["config.json", "predictions.png"],
@@ -273,12 +289,12 @@ def test_sync_tells_what_was_told_live(tiny_space: Path, tmp_path: Path, monkeyp
     }  # fmt: skip
 
 
-def test_a_run_that_was_made_twice_is_one_again(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_made_twice_is_one_again(tiny_space: Path, storage: Path) -> None:
     """The answer to the request that made it was lost, so that it was made again. The one that was logged to stays."""
     from mlflow import MlflowClient
 
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     sync(ledger, uri, status="interrupted")
     before = _dump(uri)
     client = MlflowClient(tracking_uri=uri)
@@ -299,14 +315,14 @@ def _until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_refused_trial_does_not_hold_up_the_others(tiny_space: Path, tmp_path: Path) -> None:
+def test_a_refused_trial_does_not_hold_up_the_others(tiny_space: Path, storage: Path, fresh: Fresh) -> None:
     """A trial's run is deleted by hand meanwhile: MLflow refuses it, takes the others, and has it anew at the end."""
     from mlflow import MlflowClient
 
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     said: list[str] = []
-    tracker = Tracker(ledger, uri, said=said.append)
+    tracker = Tracker(ledger, uri, on_message=said.append)
     client = MlflowClient(tracking_uri=uri)
     tracker.start()
     _until(lambda: client.get_experiment_by_name("tiny") and len(_told(uri)) == 3)
@@ -322,19 +338,19 @@ def test_a_refused_trial_does_not_hold_up_the_others(tiny_space: Path, tmp_path:
     assert tracker.trouble
     assert tracker.finish("interrupted")
     assert said[1:] == [f"MLflow at {uri} has everything again"]
-    assert _dump(uri) == _fresh(ledger, f"sqlite:///{tmp_path}/fresh.db", "interrupted")
+    assert _dump(uri) == fresh(ledger, "interrupted")
 
 
-def test_one_that_reads_and_does_not_write(tiny_space: Path, tmp_path: Path) -> None:
+def test_one_that_reads_and_does_not_write(tiny_space: Path, storage: Path, fresh: Fresh) -> None:
     """MLflow answers, but has no room for another run: it is given up at the end. Then it is mended."""
-    ledger = _search(tiny_space, tmp_path / "runs")
-    uri = default_uri(tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
+    uri = default_uri(storage)
     sync(ledger, uri, status="interrupted")
-    number = ledger.ask().number  # type: ignore[union-attr]
-    database = sqlite3.connect(tmp_path / "runs" / "mlflow.db", isolation_level=None)
+    number = Asker(ledger).ask().number  # type: ignore[union-attr]
+    database = sqlite3.connect(storage / "mlflow.db", isolation_level=None)
     database.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN INSERT INTO a_full_disk VALUES (1); END")
     said: list[str] = []
-    tracker = Tracker(ledger, uri, said=said.append)
+    tracker = Tracker(ledger, uri, on_message=said.append)
     tracker.start()
     _until(lambda: said)
     assert not tracker.finish("interrupted", patience=5)
@@ -346,7 +362,7 @@ def test_one_that_reads_and_does_not_write(tiny_space: Path, tmp_path: Path) -> 
     database.execute("DROP TRIGGER full")
     database.close()
     _session(ledger, uri, "interrupted")
-    assert _dump(uri) == _fresh(ledger, f"sqlite:///{tmp_path}/fresh.db", "interrupted")
+    assert _dump(uri) == fresh(ledger, "interrupted")
 
 
 class Server:
@@ -357,7 +373,6 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder = folder
-        folder.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -393,7 +408,8 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, mlflow_database: Callable[[Path], str]) -> Iterator[Server]:
+    mlflow_database(tmp_path / "server")
     server = Server(tmp_path / "server")
     yield server
     if server.process is not None:
@@ -401,8 +417,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
             server.send(signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_hangs_and_dies(
-    tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    tiny_space: Path, storage: Path, monkeypatch: pytest.MonkeyPatch, server: Server, fresh: Fresh
 ) -> None:
     """Down at the start, frozen, killed: each is said once, then that it has caught up; in the end nothing is missing.
 
@@ -410,9 +427,9 @@ def test_a_server_that_is_down_hangs_and_dies(
     that it may make runs that nobody waits for.
     """
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    ledger = _search(tiny_space, tmp_path / "runs", trials=8)
+    ledger = _search(tiny_space, storage, trials=8)
     said: list[str] = []
-    tracker = Tracker(ledger, server.uri.replace("//", "//me:secret@"), said=said.append)
+    tracker = Tracker(ledger, server.uri.replace("//", "//me:secret@"), on_message=said.append)
 
     def trouble() -> bool:
         return bool(said) and "does not answer (" in said[-1]
@@ -425,7 +442,7 @@ def test_a_server_that_is_down_hangs_and_dies(
         number = max(ledger.trials)
         ledger.commit_epoch(_metrics(2, 0.5 + number / 10), number=number, stopped=False)
         ledger.end(number, "completed")
-        fresh = ledger.ask()
+        fresh = Asker(ledger).ask()
         assert fresh is not None
         ledger.commit_epoch(_metrics(1, 0.2), number=fresh.number, stopped=False)
         for changed in (number, fresh.number):
@@ -451,15 +468,15 @@ def test_a_server_that_is_down_hangs_and_dies(
     assert all(f"MLflow at {server.uri} " in text and "secret" not in text for text in said)
     for index, text in enumerate(said):  # never two of one kind in a row
         assert ("does not answer" in text, text.endswith("has everything again")) == (index % 2 == 0, index % 2 == 1)
-    assert _dump(server.uri) == _fresh(ledger, f"sqlite:///{tmp_path}/fresh.db", "interrupted")
+    assert _dump(server.uri) == fresh(ledger, "interrupted")
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
-    tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_space: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes connections and says nothing; the end comes while the call hangs, and ``sync`` says what is wrong."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-    ledger = _search(tiny_space, tmp_path / "runs")
+    ledger = _search(tiny_space, storage)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
@@ -500,8 +517,7 @@ else:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
 def test_mlflow_s_database_is_made_whole(tmp_path: Path) -> None:
     """Two processes at once; then after one that dies at its 12th table. Oracle: MLflow's client reads it."""
     from mlflow import MlflowClient

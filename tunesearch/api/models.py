@@ -3,57 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from tunesearch.api.options import EnsembleOptions, EvaluateOptions, ExportOptions, PredictOptions, TrainOptions
 from tunesearch.api.places import require_no_password, storage_folder, tracking_uri
-from tunesearch.engine.preflight import check_address, find_own_code
+from tunesearch.engine.preflight import check_address
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.ensemble import fit_stack
-from tunesearch.production.evaluate import (
-    Evaluation,
-    frozen_pairs,
-    holds_own_images,
-    holds_test_images,
-    pairs_below,
-    pairs_in,
-    write_evaluation,
-)
-from tunesearch.production.evaluate import evaluate as measure
+from tunesearch.options import takes
+from tunesearch.production.evaluation.evaluate import evaluate as measure
+from tunesearch.production.evaluation.files import write_evaluation
+from tunesearch.production.evaluation.looks import looked_at_test, warning
+from tunesearch.production.evaluation.pairs import frozen_pairs, pairs_below, pairs_in
+from tunesearch.production.evaluation.result import Evaluation
 from tunesearch.production.export import export as write_export
 from tunesearch.production.export import is_configuration
-from tunesearch.production.labeller import Labeller, require_same_classes
-from tunesearch.production.looks import looked_at_test, warning
+from tunesearch.production.labelled import holds_own_images, holds_test_images
 from tunesearch.production.model import Model, open_model
-from tunesearch.production.predict import predict as write_masks
-from tunesearch.production.stack import Stack
-from tunesearch.production.train import train as train_configuration
+from tunesearch.production.prediction.ensemble import fit_stack
+from tunesearch.production.prediction.predict import predict as write_masks
+from tunesearch.production.prediction.predictor import Predictor, require_same_classes
+from tunesearch.production.prediction.stack import Stack
+from tunesearch.production.training.setup import TrainingSetup
+from tunesearch.production.training.train import train as train_configuration
+from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import Pixels
-from tunesearch.segmentation.epoch import EpochMetrics
+from tunesearch.segmentation.data.layouts import Pair
+from tunesearch.segmentation.user_code import find_user_code
 from tunesearch.tracking.registry import check_model_name
 from tunesearch.tracking.registry import register as register_bundle
 
 
-def export(
-    name: str,
-    output: str | Path,
-    *,
-    trial: int | None = None,
-    register: str | None = None,
-    tracking: str | None = None,
-    storage: str | Path | None = None,
-    said: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+@takes(ExportOptions)
+def export(name: str, output: str | Path, options: ExportOptions) -> dict[str, Any]:
     """Write a trial as a model folder; only its configuration where ``output`` ends in .yaml or .yml.
 
     Args:
-        trial: its number; None: the best one, and once that was confirmed the leader's repeat with the best value.
-        register: name in MLflow's model registry, which the folder becomes the next version of; None: it does not.
-        tracking: MLflow's tracking URI; None: ``$MLFLOW_TRACKING_URI``, else SQLite in the storage folder.
-        said: told what is left out of the folder and why, and the version.
+        name: of the search.
+        output: the folder, or a .yaml or .yml file.
+        options: the flags of ``tunesearch export``.
 
     Returns:
         What was written: bundle.json of the folder, or the configuration.
@@ -61,108 +52,75 @@ def export(
     Raises:
         InputError: no such search or trial, or none with a score; no weights kept; the folder exists.
     """
-    folder, output = storage_folder(storage), Path(output)
-    if register is not None:
+    folder, output = storage_folder(options.storage), Path(output)
+    if options.register is not None:
         if is_configuration(output):
             raise InputError(Problem("--register", "needs a model folder, not a configuration", value=str(output)))
-        check_model_name(register)
-        uri = tracking_uri(folder, tracking)
+        check_model_name(options.register)
+        uri = tracking_uri(folder, options.tracking_uri)
         require_no_password(uri)
     ledger = Ledger.open(folder, name)
     try:
-        find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
-        content = write_export(ledger, output, trial=trial, said=said)
+        find_user_code(str(ledger.attribute("settings", {}).get("code", ".")))
+        content = write_export(ledger, output, trial=options.trial, on_message=options.on_message)
     finally:
         ledger.close()
-    if register is not None:
-        version = register_bundle(output, content, register, uri=uri, storage=folder)
-        said(f"registered in MLflow: version {version} of {register}")
+    if options.register is not None:
+        version = register_bundle(output, content, options.register, uri=uri, storage=folder)
+        options.on_message(f"registered in MLflow: version {version} of {options.register}")
     return content
 
 
-def train(
-    source: str | Path,
-    *,
-    output: str | Path | None = None,
-    data: str | Path | None = None,
-    data_as_is: bool = False,
-    encoder_weights: str | Path | None = None,
-    epochs: int | None = None,
-    seed: int | None = None,
-    seeds: Sequence[int] = (),
-    repeats: int = 1,
-    on: Literal["train", "train+val"] = "train",
-    workers: int = 1,
-    address: str | None = None,
-    tracking: str | None = None,
-    storage: str | Path | None = None,
-    said: Callable[[str], None] = lambda text: None,
-    epoch_done: Callable[[EpochMetrics], None] = lambda metrics: None,
-) -> dict[str, Any]:
-    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.train``.
+@takes(TrainOptions)
+def train(source: str | Path, options: TrainOptions) -> dict[str, Any]:
+    """Train a model folder or an exported configuration to its end; see ``tunesearch.production.training.train``.
 
     Args:
-        output: the model folder to be made; None: ``STORAGE/trained/NAME`` after the source.
-        seed: short for one of ``seeds``.
-        address: Ray cluster; None: with several workers that of ``$RAY_ADDRESS``, else this machine.
+        source: the model folder or configuration.
+        options: the flags of ``tunesearch train``.
 
     Raises:
         InputError: the configuration, the data or the weights are not as they must be.
         DiskFull, Halted: its surroundings ended it; the same call goes on.
     """
-    folder = storage_folder(storage)
-    path = Path(source)
+    folder, path, address = storage_folder(options.storage), Path(source), options.address
     if not path.exists() and (folder / path / "experiment.yaml").is_file():
         hint = f"tunesearch export {path} -o {path}-model makes a model folder of its best trial"
         raise InputError(Problem(str(source), "is a search, and neither a model folder nor a configuration", hint=hint))
     if address is not None:
         check_address(address, "--address")
-    elif workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
+    elif options.workers > 1 and (address := os.environ.get("RAY_ADDRESS") or None) is not None:
         check_address(address, "$RAY_ADDRESS")
-    return train_configuration(
-        path,
-        output=Path(output) if output is not None else folder / "trained" / (path.name if path.is_dir() else path.stem),
-        tracking_uri=tracking_uri(folder, tracking),
+    name = path.name if path.is_dir() else path.stem
+    weights = options.encoder_weights
+    setup = TrainingSetup(
+        output=Path(options.output) if options.output is not None else folder / "trained" / name,
+        tracking_uri=tracking_uri(folder, options.tracking_uri),
         storage=folder,
-        data_root=Path(data) if data is not None else None,
-        data_as_is=data_as_is,
-        encoder_weights=Path(encoder_weights).expanduser() if encoder_weights is not None else None,
-        epochs=epochs,
-        seeds=[*([] if seed is None else [seed]), *seeds],
-        repeats=repeats,
-        on=on,
-        workers=workers,
+        data_root=Path(options.data) if options.data is not None else None,
+        data_as_is=options.data_as_is,
+        encoder_weights=Path(weights).expanduser() if weights is not None else None,
+        epochs=options.epochs,
+        seeds=[options.seed] if isinstance(options.seed, int) else list(options.seed),
+        repeats=options.seeds,
+        on=options.on,
+        workers=options.workers,
         address=address,
-        said=said,
-        epoch_done=epoch_done,
     )
+    return train_configuration(path, setup, on_message=options.on_message, on_epoch=options.on_epoch)
 
 
+@takes(PredictOptions)
 def predict(
-    models: str | Path | Sequence[str | Path],
-    images: str | Path,
-    output: str | Path,
-    *,
-    trial: int | None = None,
-    stack: str | Path | None = None,
-    scale: float | None = None,
-    flip: bool = False,
-    overlays: bool = False,
-    storage: str | Path | None = None,
-    said: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int, int], None] | None = None,
+    models: str | Path | Sequence[str | Path], images: str | Path, output: str | Path, options: PredictOptions
 ) -> list[Path]:
     """Write a mask for a picture, or for each in a folder and the folders in it.
 
     Args:
         models: a model folder or the name of a search; several predict together.
-        trial: of the search; None: as of :func:`export`.
-        stack: what :func:`ensemble` wrote for these models; None: the mean of their probabilities.
-        scale: see pictures in windows of the trained size, resized by this factor before; None: as in validation.
-        flip: average over each picture and its mirror image.
-        overlays: also write each mask laid over its picture.
-        said: told of every mask.
-        progress: told how many of how many pictures are done.
+        images: the picture or folder.
+        output: folder of the masks.
+        options: the flags of ``tunesearch predict``.
 
     Returns:
         The masks' files: each as large as its picture, in the classes' colours or with their palette.
@@ -171,115 +129,98 @@ def predict(
         InputError: no such model, no weights kept, no pictures; nothing is written then.
         PicturesSkipped: some pictures could not be read; the masks of the others are written.
     """
-    opened = _models(models, trial, storage)
-    labeller = Labeller(opened, stack=_stack(stack), scale=scale, flip=flip)
+    opened = _models(models, options.trial, options.storage)
+    predictor = Predictor(opened, stack=_stack(options.stack), scale=options.scale, flip=options.flip)
     done = 0
 
-    def told(path: Path, mask: Pixels | None, total: int) -> None:
+    def on_mask(path: Path, mask: Pixels | None, total: int) -> None:
         nonlocal done
         done += 1
         if mask is not None:
-            said(f"{path}: {mask.shape[1]}x{mask.shape[0]}")
-        if progress is not None:
-            progress(done, total)
+            options.on_message(f"{path}: {mask.shape[1]}x{mask.shape[0]}")
+        if options.on_progress is not None:
+            options.on_progress(done, total)
 
-    background = opened[0].data.background
-    return write_masks(labeller, Path(images), Path(output), overlays=overlays, background=background, said=told)
+    return write_masks(
+        predictor,
+        Path(images),
+        Path(output),
+        overlays=options.overlays,
+        background=opened[0].data.background,
+        on_picture=on_mask,
+    )
 
 
-def evaluate(
-    models: str | Path | Sequence[str | Path],
-    *,
-    part: str | None = None,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
-    masks: str | Path | None = None,
-    mask_suffix: str | None = None,
-    output: str | Path | None = None,
-    trial: int | None = None,
-    stack: str | Path | None = None,
-    scale: float | None = None,
-    flip: bool = False,
-    storage: str | Path | None = None,
-    said: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
+@takes(EvaluateOptions)
+def evaluate(models: str | Path | Sequence[str | Path], options: EvaluateOptions) -> Evaluation:
     """Measure a model, or several that predict together, on labelled pictures at the size of each.
 
     A look at the test part is recorded in the model folder or with the search; a second one is told.
 
     Args:
-        models, trial, stack, scale, flip: as of :func:`predict`.
-        part: of the first model's frozen split: train, val (where nothing else is given) or test.
-        data: where the data set lies now; without ``part``: another one that lies as the model's own does.
-        images, masks: folders of pictures and of masks with the same names, instead.
-        mask_suffix: what the masks' names end in behind the image's, such as ``_mask``; None: as the model's own do.
-        output: folder for tables and pictures; None: none.
-        said: told what is worth knowing.
-        progress: told how many of how many images are done.
+        models: a model folder or the name of a search; several predict together.
+        options: the flags of ``tunesearch evaluate``.
 
     Raises:
         InputError: no such model, part or folder; files that changed, cannot be read or do not fit.
     """
-    opened = _models(models, trial, storage)
-    root = Path(data).expanduser().absolute() if data is not None else None
-    if (images is None) != (masks is None):
-        raise InputError(Problem("--images", "must be given together with --masks"))
-    if mask_suffix is not None and images is None:
-        raise InputError(Problem("--mask-suffix", "only has a meaning with --images", value=mask_suffix))
-    if images is not None and (part is not None or data is not None):
-        raise InputError(Problem("--images", "cannot be given together with --split or --data"))
-    if images is not None and masks is not None:
-        pairs, read_as = pairs_in(opened[0], Path(images).expanduser(), Path(masks).expanduser(), mask_suffix)
-        what = str(images)
-    elif root is not None and part is None:
-        pairs, read_as = pairs_below(opened[0], root)
-        what = str(data)
-        if holds_own_images(opened[0], pairs):
-            rule = "holds images of the model's own data set, of which a part must be named"
-            raise InputError(Problem("--data", rule, value=what, hint="--split val, or --images and --masks"))
-    else:
-        what = part or "val"
-        pairs, read_as = frozen_pairs(opened[0], what, root)
-    how: dict[str, Any] = {"stack": _stack(stack), "scale": scale, "flip": flip}
-    folder = Path(output) if output is not None else None
+    opened = _models(models, options.trial, options.storage)
+    pairs, read_as, what = _measured(opened[0], options)
+    how: dict[str, Any] = {"stack": _stack(options.stack), "scale": options.scale, "flip": options.flip}
+    folder = Path(options.output) if options.output is not None else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(Problem("-o", "must be a folder", value=str(folder)))
-    result = measure(opened, pairs, read_as, what=what, said=progress or (lambda done, total: None), **how)
+    result = measure(opened, pairs, read_as, what=what, on_progress=options.on_progress or _unseen, **how)
     for model in opened:
         if holds_test_images(model, pairs):
             measured = {"images": len(pairs), "resolution": "original", **asdict(result.scores)}
             earlier = looked_at_test(model, by="evaluate", result=measured)
             if earlier:
-                said(f"warning: {model.name}: {warning(earlier)}")
+                options.on_message(f"warning: {model.name}: {warning(earlier)}")
     if result.seen and what != "train":
-        said(f"note: {result.seen} of the {len(pairs)} images were trained on")
-    if stack is not None and what == "val":
-        said("note: the stack was fitted on the validation part, so these scores are optimistic")
+        options.on_message(f"note: {result.seen} of the {len(pairs)} images were trained on")
+    if options.stack is not None and what == "val":
+        options.on_message("note: the stack was fitted on the validation part, so these scores are optimistic")
     if folder is not None:
         write_evaluation(result, folder, models=opened, pairs=pairs, data=read_as, **how)
     return result
 
 
-def ensemble(
-    models: Sequence[str | Path],
-    output: str | Path,
-    *,
-    data: str | Path | None = None,
-    scale: float | None = None,
-    flip: bool = False,
-    storage: str | Path | None = None,
-    said: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+def _measured(model: Model, options: EvaluateOptions) -> tuple[list[Pair], DataConfig, str]:
+    """What is evaluated: images with their masks, how they are read, and what they are called.
+
+    Raises:
+        InputError: flags that exclude each other, no such part or folder; files that changed.
+    """
+    if (options.images is None) != (options.masks is None):
+        raise InputError(Problem("--images", "must be given together with --masks"))
+    if options.mask_suffix is not None and options.images is None:
+        raise InputError(Problem("--mask-suffix", "only has a meaning with --images", value=options.mask_suffix))
+    if options.images is not None and (options.part is not None or options.data is not None):
+        raise InputError(Problem("--images", "cannot be given together with --split or --data"))
+    if options.images is not None and options.masks is not None:
+        folders = Path(options.images).expanduser(), Path(options.masks).expanduser()
+        return *pairs_in(model, *folders, options.mask_suffix), str(options.images)
+    root = Path(options.data).expanduser().absolute() if options.data is not None else None
+    if root is not None and options.part is None:
+        pairs, read_as = pairs_below(model, root)
+        if holds_own_images(model, pairs):
+            rule = "holds images of the model's own data set, of which a part must be named"
+            hint = "--split val, or --images and --masks"
+            raise InputError(Problem("--data", rule, value=str(options.data), hint=hint))
+        return pairs, read_as, str(options.data)
+    what = options.part or "val"
+    return *frozen_pairs(model, what, root), what
+
+
+@takes(EnsembleOptions)
+def ensemble(models: Sequence[str | Path], output: str | Path, options: EnsembleOptions) -> dict[str, Any]:
     """Fit how much each model counts, on the validation part of the first one's frozen split.
 
     Args:
         models: model folders or names of searches.
         output: folder that ``stack`` of :func:`predict` and :func:`evaluate` takes.
-        data: where the data set lies now; None: where it lay then.
-        scale, flip: as they will be used to predict.
-        said, progress: told what is worth knowing, and how many of how many images are done.
+        options: the flags of ``tunesearch ensemble``.
 
     Returns:
         What was written to ``stack.json``.
@@ -289,13 +230,15 @@ def ensemble(
     """
     if len(models) < 2:
         raise InputError(Problem("ensemble", "needs at least two models", value=str(len(models))))
-    opened = _models(models, None, storage)
+    opened = _models(models, None, options.storage)
     require_same_classes(opened)
-    root = Path(data).expanduser().absolute() if data is not None else None
+    root = Path(options.data).expanduser().absolute() if options.data is not None else None
     pairs, read_as = frozen_pairs(opened[0], "val", root)
-    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, said=progress or (lambda done, total: None))
+    flip, scale = options.flip, options.scale
+    stack = fit_stack(opened, pairs, read_as, flip=flip, scale=scale, on_progress=options.on_progress or _unseen)
     if seen := stack.content["images_trained_on"]:
-        said(f"note: {seen} of the {len(pairs)} images were trained on, which flatters the models that did")
+        told = f"note: {seen} of the {len(pairs)} images were trained on, which flatters the models that did"
+        options.on_message(told)
     stack.save(Path(output))
     return stack.content
 
@@ -326,3 +269,7 @@ def _models(sources: str | Path | Sequence[str | Path], trial: int | None, stora
 
 def _stack(folder: str | Path | None) -> Stack | None:
     return None if folder is None else Stack.load(Path(folder).expanduser())
+
+
+def _unseen(done: int, total: int) -> None:
+    """Nobody looks at the progress."""

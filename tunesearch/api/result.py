@@ -7,10 +7,10 @@ from typing import Any
 
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.warm_start import Source
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.strategy import confirmation
 from tunesearch.strategy.confirmation import Confirmation
-from tunesearch.strategy.warm_start import Source
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from tunesearch.api.places import opened
 from tunesearch.errors import InputError
 from tunesearch.experiment.document import read_overrides
-from tunesearch.ledger import steering as requests
+from tunesearch.ledger import steering
 
 
 def extend(name: str, more: int, *, storage: str | Path | None = None) -> tuple[int, bool]:
@@ -21,7 +21,7 @@ def extend(name: str, more: int, *, storage: str | Path | None = None) -> tuple[
         InputError: no such search, or a grid without further points.
     """
     with opened(name, storage) as ledger:
-        return requests.extend(ledger, more), ledger.driven
+        return steering.extend(ledger, more), ledger.driven
 
 
 def enqueue(name: str, point: Mapping[str, Any] | Sequence[str], *, storage: str | Path | None = None) -> bool:
@@ -37,9 +37,9 @@ def enqueue(name: str, point: Mapping[str, Any] | Sequence[str], *, storage: str
         changes, problems = read_overrides(point, flag="enqueue", example="lr=0.01")
         if problems:
             raise InputError(problems)
-        point = requests.as_point(changes)
+        point = steering.as_point(changes)
     with opened(name, storage) as ledger:
-        requests.enqueue(ledger, point)
+        steering.enqueue(ledger, point)
         return ledger.driven
 
 
@@ -56,7 +56,7 @@ def retry(
         InputError: no such search or trial, or one that cannot end otherwise.
     """
     with opened(name, storage) as ledger:
-        return requests.retry(ledger, failed=failed, trials=trials), ledger.driven
+        return steering.retry(ledger, failed=failed, trials=trials), ledger.driven
 
 
 def stop(name: str, *, trial: int | None = None, storage: str | Path | None = None) -> None:
@@ -66,4 +66,4 @@ def stop(name: str, *, trial: int | None = None, storage: str | Path | None = No
         InputError: no such search or trial, or it does not run.
     """
     with opened(name, storage) as ledger:
-        requests.stop(ledger, trial)
+        steering.stop(ledger, trial)

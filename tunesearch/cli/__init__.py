@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import click
 
-from tunesearch import __version__
 from tunesearch.cli import (
     comparing,
     data,
@@ -25,6 +24,7 @@ from tunesearch.cli import (
     training,
 )
 from tunesearch.errors import InputError, PicturesSkipped, TunesearchError
+from tunesearch.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

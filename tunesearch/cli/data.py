@@ -31,15 +31,15 @@ def data() -> None:
 def check(space: str, data: Path | None, overrides: tuple[str, ...], smoke: bool, output: Path, as_json: bool) -> None:
     """Check the data set of SPACE: partners, sizes, labels, colours, splits; print classes, weights; save a picture."""
     from tunesearch.api.places import code_folder
-    from tunesearch.engine.preflight import find_own_code
     from tunesearch.experiment import load_experiment
     from tunesearch.segmentation.data.checks import check_data
     from tunesearch.segmentation.data.overlay import sample_picture
     from tunesearch.segmentation.data.splits import freeze_split
     from tunesearch.segmentation.files import write_atomic
+    from tunesearch.segmentation.user_code import find_user_code
 
     experiment = load_experiment(space, overrides=overrides, smoke=smoke, data_root=data)
-    find_own_code(str(code_folder(space)))  # for a layout of the user's own
+    find_user_code(str(code_folder(space)))  # for a layout of the user's own
     report = check_data(experiment.data)
     if not any(part.images for part in report.parts.values()):
         report.raise_if_broken()  # a table of zeros would say nothing

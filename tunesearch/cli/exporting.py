@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import tunesearch
+from tunesearch.api.options import ExportOptions
 from tunesearch.cli import options
 
 
@@ -19,31 +21,15 @@ from tunesearch.cli import options
     required=True,
     help="Folder to make, or FILE.yaml for the bare configuration.",
 )
-@click.option(
-    "--trial", type=click.IntRange(min=0), help="Its number [the best; once confirmed, the leader's best repeat]."
-)
-@click.option(
-    "--register", metavar="MODEL", help="Make the folder the next version of MODEL in MLflow's registry, too."
-)
-@options.tracking
-@options.storage
-def export(
-    name: str,
-    output: Path,
-    trial: int | None,
-    register: str | None,
-    tracking_uri: str | None,
-    storage: Path | None,
-) -> None:
+@options.options_of(ExportOptions)
+def export(name: str, output: Path, **given: Any) -> None:
     """Write the best network of the search NAME as a folder with everything to use, audit and train it again.
 
     \b
     tunesearch export voc -o model            weights, programs, model card, configuration, split
     tunesearch export voc -o best.yaml        the configuration alone
     """
-    content = tunesearch.export(
-        name, output, trial=trial, register=register, tracking=tracking_uri, storage=storage, said=click.echo
-    )
+    content = tunesearch.export(name, output, on_message=click.echo, **options.written(given))
     origin, score = content.get("origin", content), content["score"]
     value = "no score" if score["value"] is None else f"{score['objective']} {score['value']:.4f}"
     repeated = f", a repeat of trial {origin['confirms']}" if origin.get("confirms") is not None else ""

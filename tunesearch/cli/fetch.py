@@ -28,7 +28,7 @@ def fetch(name: str, root: Path) -> None:
     from tunesearch.segmentation.data.fetch import fetch as fetch_data
 
     with _view() as view:
-        folder = fetch_data(name, root, said=view.said, progress=view.progress)
+        folder = fetch_data(name, root, log=view.log, progress=view.progress)
     click.echo(f"{name}: {folder}")
     given = f"{SPACES[name]} --data {shlex.quote(str(folder))}"
     click.echo(f"next: tunesearch data check {given}\n      tunesearch run {given}")
@@ -46,13 +46,13 @@ class _Lines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def said(self, text: str) -> None:
+    def log(self, text: str) -> None:
         click.echo(text, err=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
         if tenth > self.tenths.get(what, 0):
-            self.said(f"{what}: {10 * tenth} %")
+            self.log(f"{what}: {10 * tenth} %")
         self.tenths[what] = tenth
 
 
@@ -89,7 +89,7 @@ class _Bar(_Lines):
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def said(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, what: str, done: int, total: int) -> None:

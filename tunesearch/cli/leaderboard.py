@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Entries per data set and objective [10].")
-@options.tracking
+@options.tracking_uri
 @options.storage
 @options.as_json
 def leaderboard(top: int, tracking_uri: str | None, storage: Path | None, as_json: bool) -> None:
@@ -24,7 +24,7 @@ def leaderboard(top: int, tracking_uri: str | None, storage: Path | None, as_jso
 
     Scores on other data or by another measure are not comparable: each pair of them has a table of its own.
     """
-    found = tunesearch.leaderboard(top=top, tracking=tracking_uri, storage=storage)
+    found = tunesearch.leaderboard(top=top, tracking_uri=tracking_uri, storage=storage)
     if as_json:
         import json
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tunesearch.engine.callback import SearchCallback
 from tunesearch.engine.resources import Resources
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
 from tunesearch.segmentation.data.checks import DataReport
 
 _BARS = "▁▂▃▄▅▆▇█"
+_ENDED, _RUNNING = 6, 12
+"""Trials that the live picture has room for."""
 
 
 def sparkline(values: list[float], width: int = 24) -> str:
@@ -38,7 +40,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
-class Plain:
+class Plain(SearchCallback):
     """One line for whatever happens; for logs and pipes.
 
     Args:
@@ -59,30 +61,30 @@ class Plain:
     def total(self) -> int:
         """How many they are to be."""
         assert self.ledger is not None
-        return len(self.records()) + len(self.ledger.repeats()) if self.confirming else self.ledger.target
+        return len(self.records()) + len(self.ledger.requests.repeats()) if self.confirming else self.ledger.target
 
-    def note(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def checked(self, report: DataReport) -> None:
+    def on_data_checked(self, report: DataReport) -> None:
         counts = ", ".join(f"{part.images} {name}" for name, part in report.parts.items())
-        self.note(f"data: {counts} images, {len(report.classes)} classes")
+        self.on_message(f"data: {counts} images, {len(report.classes)} classes")
         for warning in report.warnings[:5]:
-            self.note(f"warning: {warning}")
+            self.on_message(f"warning: {warning}")
         if len(report.warnings) > 5:
-            self.note(f"warning: {len(report.warnings) - 5} more; tunesearch data check shows them all")
+            self.on_message(f"warning: {len(report.warnings) - 5} more; tunesearch data check shows them all")
 
-    def started(self, ledger: Ledger, resources: Resources) -> None:
+    def on_start(self, ledger: Ledger, resources: Resources) -> None:
         self.ledger = ledger
         self.begun = time.monotonic()
         gpus = f" and {resources.gpus:g} GPUs" if resources.gpus else ""
         what = "repeats" if self.confirming else f"trials, sampler {ledger.experiment.search.sampler}"
-        self.note(
+        self.on_message(
             f"search {ledger.name}: {self.total()} {what}, "
-            f"{resources.concurrent} at once with {resources.cpus} CPUs{gpus} each"
+            f"{resources.concurrent} at once with {resources.cpus} CPU{'s' if resources.cpus > 1 else ''}{gpus} each"
         )
 
-    def changed(self, number: int) -> None:
+    def on_trial_change(self, number: int) -> None:
         assert self.ledger is not None
         record = self.ledger.trials[number]
         if record.outcome is None or record.outcome == "duplicate":
@@ -95,29 +97,28 @@ class Plain:
         if record.confirms is not None:
             name = f"trial {record.confirms} with seed {record.config.seed}"
         why = f" ({record.message[:160]})" if record.message else ""
-        self.note(
+        self.on_message(
             f"[{ended}/{self.total()} {duration(time.monotonic() - self.begun)}] "
             f"{name} {record.outcome} after {max(record.epochs, default=0)} epochs: {score}{why}{at_best}"
         )
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         pass
 
 
 class Picture(Plain):
-    """A live picture: progress, the running trials with their curves, the best so far and when it will end."""
+    """A live picture: progress, trials that ended and that run with their curves, the best so far, the time left."""
 
     def __init__(self, console: Console, *, confirming: bool = False) -> None:
         super().__init__(console, confirming=confirming)
         self.live: Live | None = None
-        self.recent: deque[str] = deque(maxlen=6)
 
-    def started(self, ledger: Ledger, resources: Resources) -> None:
-        super().started(ledger, resources)
+    def on_start(self, ledger: Ledger, resources: Resources) -> None:
+        super().on_start(ledger, resources)
         self.live = Live(console=self.console, get_renderable=self.draw, refresh_per_second=4, transient=True)
         self.live.start()
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -127,44 +128,55 @@ class Picture(Plain):
         assert self.ledger is not None
         ledger, metric = self.ledger, self.ledger.experiment.objective.metric
         records = self.records()
-        ended = [record for record in records if record.outcome]
-        total = self.total()
-        elapsed = time.monotonic() - self.begun
-        eta = f", about {duration(elapsed / len(ended) * (total - len(ended)))} to go" if ended else ""
-        filled = round(30 * len(ended) / max(total, 1))
-        head = Text(f"{ledger.name}  ", style="bold")
-        head.append("━" * filled, style="green").append("━" * (30 - filled), style="grey37")
-        head.append(f"  {len(ended)}/{total} trials, {duration(elapsed)}{eta}")
-        if ledger.experiment.data.layout == "sample":
-            head.append("  [built-in SAMPLE data]", style="yellow")
-        if self.confirming:
-            head.append("  confirming")
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("trial", "epoch", metric, "curve", "configuration"):
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        for column in ("trial", "", "epoch", metric, "curve"):
             table.add_column(column, no_wrap=True)
-        for record in [record for record in records if record.outcome is None][:12]:
-            table.add_row(*_row(record, metric))
+        table.add_column("configuration", no_wrap=True, ratio=1)  # what is too long is cut here
+        for record in [record for record in records if record.outcome][-_ENDED:]:
+            table.add_row(*_row(record, metric), style="green" if record.outcome == "completed" else "dim")
+        for record in [record for record in records if record.outcome is None][:_RUNNING]:
+            table.add_row(*_row(record, metric), style="bold")
         best = ledger.best()
-        foot = Text("best so far: ")
+        foot = Text("best so far: ", no_wrap=True, overflow="ellipsis")
         if best is None or best.best is None:
             foot.append("none yet")
         else:
-            foot.append(f"{best.best:.4f}", style="bold green").append(f"  trial {best.number}: {_short(best)}")
-        return Group(head, table, foot)
+            foot.append(f"{best.best:.4f}", style="bold green").append(f"  trial {best.number}: {short(best)}")
+        return Group(self._head(records), table, foot)
+
+    def _head(self, records: list[TrialRecord]) -> Text:
+        """Name, progress and the time that is left, on one line of a terminal."""
+        assert self.ledger is not None
+        ended, total = sum(1 for record in records if record.outcome), self.total()
+        elapsed = time.monotonic() - self.begun
+        left = f", about {duration(elapsed / ended * (total - ended))} to go" if 0 < ended < total else ""
+        bar = 30 if self.console.width >= 100 else 10
+        filled = round(bar * ended / max(total, 1))
+        head = Text(f"{self.ledger.name}  ", style="bold", no_wrap=True, overflow="ellipsis")
+        head.append("━" * filled, style="green").append("━" * (bar - filled), style="grey37")
+        head.append(f"  {ended}/{total} trials, {duration(elapsed)}{left}")
+        if self.confirming:
+            head.append("  confirming")
+        if self.ledger.experiment.data.layout == "sample":
+            head.append("  SAMPLE data", style="yellow")
+        return head
 
 
 def _row(record: TrialRecord, metric: str) -> tuple[str, ...]:
     curve = [getattr(saved.metrics, metric) for _, saved in sorted(record.epochs.items())]
+    score = record.best if record.outcome else curve[-1] if curve else None
     return (
         str(record.number),
+        record.outcome or "running",
         f"{max(record.epochs, default=0)}/{record.config.epochs}",
-        f"{curve[-1]:.4f}" if curve else "-",
-        sparkline(curve),
-        _short(record),
+        "-" if score is None else f"{score:.4f}",
+        sparkline(curve, 12),
+        short(record),
     )
 
 
-def _short(record: TrialRecord) -> str:
+def short(record: TrialRecord) -> str:
+    """What tells most trials apart, without the names of the parameters."""
     shown = ("architecture", "encoder", "optimizer", "lr", "loss")
     values = (record.parameters[name] for name in shown if name in record.parameters)
     return " ".join(f"{value:.1e}" if isinstance(value, float) else str(value) for value in values)

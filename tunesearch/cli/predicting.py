@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tunesearch
+from tunesearch.api.options import EnsembleOptions, EvaluateOptions, PredictOptions
 from tunesearch.cli import options
 
 if TYPE_CHECKING:
-    from tunesearch.production.evaluate import Evaluation
+    from tunesearch.production.evaluation.result import Evaluation
 
 _models = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-_trial = click.option("--trial", type=click.IntRange(min=0), help="Of a search, instead of its best.")
-_stack = click.option(
-    "--stack", type=click.Path(path_type=Path), help="What tunesearch ensemble wrote for these models [their mean]."
-)
-_flip = click.option("--flip", is_flag=True, help="Average over each picture and its mirror image.")
 _tiles = click.option(
     "--tiles", is_flag=True, help="See each picture in windows of the trained size, not resized to that size."
 )
@@ -33,13 +29,9 @@ _scale = click.option("--scale", type=float, help="With --tiles: resize pictures
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of masks."
 )
-@_trial
-@_stack
+@options.options_of(PredictOptions)
 @_tiles
 @_scale
-@_flip
-@click.option("--overlay", "overlays", is_flag=True, help="Also lay the masks over the pictures, in OUTPUT/overlays.")
-@options.storage
 def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -> None:
     """Write a mask for IMAGES, a picture or a folder of them, by one MODEL or the mean of several.
 
@@ -50,29 +42,17 @@ def predict(models: tuple[str, ...], images: Path, output: Path, **given: Any) -
     tunesearch predict voc_model seed1 seed2 field.jpg -o masks --tiles --overlay
     """
     with _bar("pictures") as bar:
-        said = (lambda text: None) if bar else click.echo  # a bar says enough
-        written = tunesearch.predict(models, images, output, said=said, progress=bar, **_windows(given))
-    click.echo(f"{len(written)} masks in {output}")
+        on_message = (lambda text: None) if bar else click.echo  # a bar says enough
+        told: dict[str, Any] = {"on_message": on_message, "on_progress": bar}
+        masks = tunesearch.predict(models, images, output, **told, **_windows(given))
+    click.echo(f"{len(masks)} masks in {output}")
 
 
 @click.command()
 @_models
-@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Part of the model's frozen split [val].")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Where that data set lies now; without --split: another one like it.",
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of images, with --masks.")
-@click.option("--masks", type=click.Path(path_type=Path), help="Folder of their masks, of the same names.")
-@click.option("--mask-suffix", metavar="TEXT", help="What masks' names end in behind the image's, such as _mask.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of tables and pictures.")
-@_trial
-@_stack
+@options.options_of(EvaluateOptions)
 @_tiles
 @_scale
-@_flip
-@options.storage
 @options.as_json
 def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Measure one MODEL, or several that predict together, on labelled pictures at their own size.
@@ -83,11 +63,8 @@ def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
     tunesearch evaluate voc --split test -o voc_test
     tunesearch evaluate voc_model --images field/images --masks field/masks --json
     """
-    given["part"] = given.pop("split")
     with _bar("images") as bar:
-        evaluation = tunesearch.evaluate(
-            models, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given)
-        )
+        evaluation = tunesearch.evaluate(models, on_message=_on_stderr, on_progress=bar, **_windows(given))
     if as_json:
         import json
 
@@ -101,11 +78,9 @@ def evaluate(models: tuple[str, ...], as_json: bool, **given: Any) -> None:
 @click.command()
 @_models
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of it.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where the data set lies now.")
+@options.options_of(EnsembleOptions)
 @_tiles
 @_scale
-@_flip
-@options.storage
 def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
     """Fit how much each MODEL counts, on the validation part: what --stack takes.
 
@@ -116,9 +91,7 @@ def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
     tunesearch predict a b c pictures -o masks --stack abc
     """
     with _bar("images") as bar:
-        content = tunesearch.ensemble(
-            models, output, said=lambda text: click.echo(text, err=True), progress=bar, **_windows(given)
-        )
+        content = tunesearch.ensemble(models, output, on_message=_on_stderr, on_progress=bar, **_windows(given))
     entropy = content["cross_entropy"]
     for name, weight in zip(content["models"], content["weights"], strict=True):
         click.echo(f"{name}: weight {weight:.3f} of its log-probabilities")
@@ -130,10 +103,14 @@ def ensemble(models: tuple[str, ...], output: Path, **given: Any) -> None:
 
 def _windows(given: dict[str, Any]) -> dict[str, Any]:
     """``--tiles`` and ``--scale`` as one: a factor, or None for pictures as a whole."""
-    tiles, scale = given.pop("tiles"), given["scale"]
+    tiles, scale = given.pop("tiles"), given.pop("scale")
     if scale is not None and not tiles:
         raise click.UsageError("--scale only has a meaning with --tiles")
-    return {**given, "scale": (1.0 if scale is None else scale) if tiles else None}
+    return {**options.written(given), "scale": (1.0 if scale is None else scale) if tiles else None}
+
+
+def _on_stderr(text: str) -> None:
+    click.echo(text, err=True)
 
 
 @contextlib.contextmanager

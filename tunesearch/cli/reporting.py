@@ -16,12 +16,12 @@ from tunesearch.cli import options
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="HTML file [STORAGE/NAME/report.html]."
 )
 @options.storage
-@options.tracking
+@options.tracking_uri
 @options.as_json
 def report(name: str, output: Path | None, storage: Path | None, tracking_uri: str | None, as_json: bool) -> None:
     """Write all that is known about the search NAME as one HTML file, which opens anywhere, also offline."""
     told = tunesearch.report(
-        name, output, storage=storage, tracking=tracking_uri, said=lambda text: click.echo(text, err=as_json)
+        name, output, storage=storage, tracking_uri=tracking_uri, on_message=lambda text: click.echo(text, err=as_json)
     )
     if as_json:
         import json

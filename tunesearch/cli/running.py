@@ -5,60 +5,25 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 import tunesearch
+from tunesearch.api.options import ConfirmOptions, ResumeOptions, RunOptions
 from tunesearch.cli import options
 from tunesearch.errors import Halted, NoUsableTrial
+
+if TYPE_CHECKING:
+    from tunesearch.api.result import SearchResult
 
 
 @click.command(context_settings={"show_default": False})
 @click.argument("space")
-@options.data
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of a full training.")
-@click.option("--size", metavar="WxH", help="Image size in pixels, width first, such as 256x192.")
-@options.time_budget
-@click.option("--name", help="Name of the search [the space's name and the time].")
-@options.tracking
-@options.address
-@click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="May be a fraction [1 where there are GPUs].")
-@click.option("--cpus-per-trial", type=click.IntRange(min=1), help="[planned from what there is]")
-@options.max_concurrent
-@click.option("--sampler", type=click.Choice(["tpe", "random", "grid", "gp", "cmaes"]), help="Who proposes trials.")
-@options.encoder_weights
-@click.option(
-    "--seed", type=click.IntRange(min=0, max=2**32 - 1), help="Of the search and, with its number, of each trial."
-)
-@click.option("--set", "overrides", metavar="PATH=YAML", multiple=True, help="Change anything in the file; repeatable.")
-@click.option("--local", is_flag=True, help="Always a private Ray on this machine, with its one GPU or its CPUs.")
-@click.option("--smoke", is_flag=True, help="Small and short, on the built-in sample data.")
-@click.option(
-    "--ledger",
-    "ledger_url",
-    metavar="URL",
-    help="PostgreSQL for the ledger, postgresql://USER@HOST/DATABASE [$TUNESEARCH_LEDGER, else SQLite in the storage].",
-)
-@click.option(
-    "--keep-checkpoints",
-    type=options.Kept(),
-    metavar="all|best:N",
-    help="Completed trials that keep their weights [all].",
-)
-@click.option(
-    "--stall-timeout", type=options.Duration(), help="Start a trial without a sign of life again after [30m]."
-)
-@click.option(
-    "--warm-start",
-    metavar="NAME",
-    multiple=True,
-    help="Search of the storage whose trials the sampler is told, as far as they fit; repeatable.",
-)
-@click.option("--system-metrics", is_flag=True, help="Log this machine's load to MLflow.")
-@options.storage
+@options.options_of(RunOptions)
 @options.as_json
 def run(space: str, as_json: bool, **given: Any) -> int:
     """Search SPACE, a shipped name or the path of a file, for the best configuration.
@@ -68,35 +33,21 @@ def run(space: str, as_json: bool, **given: Any) -> int:
     tunesearch run voc_unet --data ~/VOC2012 --size 256x256 --trials 64
     tunesearch run my_space.yaml --set 'parameters.encoder.choice=[resnet18]' --time-budget 8h
     """
-    given["tracking"] = given.pop("tracking_uri")
-    return _watch(lambda progress: tunesearch.run(space, progress=progress, **given), given["storage"], as_json=as_json)
+    return _watch(partial(tunesearch.run, space), given, as_json=as_json)
 
 
 @click.command()
 @click.argument("name")
-@options.time_budget
-@options.address
-@options.max_concurrent
-@options.keep_checkpoints
-@options.stall_timeout
-@options.storage
+@options.options_of(ResumeOptions)
 @options.as_json
 def resume(name: str, as_json: bool, **given: Any) -> int:
     """Go on with the search NAME after an interruption, a crash or a spent time budget."""
-    return _watch(
-        lambda progress: tunesearch.resume(name, progress=progress, **given), given["storage"], as_json=as_json
-    )
+    return _watch(partial(tunesearch.resume, name), given, as_json=as_json)
 
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--top", type=click.IntRange(min=1), default=3, help="How many of the completed trials, the best ones [3]."
-)
-@click.option("--seeds", type=click.IntRange(min=2), default=5, help="How often each is trained [5].")
-@options.address
-@options.max_concurrent
-@options.storage
+@options.options_of(ConfirmOptions)
 @options.as_json
 def confirm(name: str, as_json: bool, **given: Any) -> int:
     """Repeat the best trials of NAME over seeds, name a winner where it holds, and test it once.
@@ -105,32 +56,29 @@ def confirm(name: str, as_json: bool, **given: Any) -> int:
     Every repeat trains all its epochs. The winner is evaluated on the test part that was set aside when the search
     began. Killed or interrupted, the same command goes on; with more seeds it trains what is missing.
     """
-    return _watch(
-        lambda progress: tunesearch.confirm(name, progress=progress, **given),
-        given["storage"],
-        as_json=as_json,
-        verb="confirm",
-    )
+    return _watch(partial(tunesearch.confirm, name), given, as_json=as_json, verb="confirm")
 
 
-def _watch(search: Any, storage: Path | None, *, as_json: bool, verb: str = "resume") -> int:
+def _watch(search: Callable[..., SearchResult], given: dict[str, Any], *, as_json: bool, verb: str = "resume") -> int:
+    """Call a verb that drives trials, show what happens and how it ended; gives the exit code."""
     from tunesearch.cli.live import view
     from tunesearch.cli.showing import print_result
 
-    progress = view(to_stderr=as_json, confirming=verb == "confirm")
+    callback = view(to_stderr=as_json, confirming=verb == "confirm")
+    storage: Path | None = given["storage"]
     ended: NoUsableTrial | Halted | None = None
     # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C, also where no search runs yet or any more.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # What libraries print belongs to no machine that reads our JSON.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = search(progress)
+            result = search(callback=callback, **options.written(given))
     except (NoUsableTrial, Halted) as error:
         if error.result is None:
             raise
-        ended, result = error, error.result
+        ended, result = error, cast("SearchResult", error.result)
     finally:
-        progress.ended()
+        callback.on_end()
     if as_json:
         import json
 

@@ -38,10 +38,10 @@ def reach(address: str | None) -> str:
     Raises:
         InputError: there is none, or it is no such address.
     """
-    from tunesearch.engine import jobs
+    from tunesearch.engine import jobs_api
 
-    found = jobs.api_address(address)
-    if risk := jobs.exposure(found):
+    found = jobs_api.api_address(address)
+    if risk := jobs_api.exposure(found):
         click.echo(f"warning: {risk}", err=True)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunesearch.api.result import SearchResult
+    from tunesearch.ledger.records import TrialRecord
     from tunesearch.strategy.confirmation import Confirmation
 
 TEST_MEASURES = ("miou", "miou_no_background", "dice", "pixel_accuracy")
+_OTHERS = 5
+"""How many trials beside the best one end a search on the screen."""
+_PIPE_WIDTH = 1000
+"""Columns of what no terminal shows."""
 
 
 @click.command("list")
@@ -66,12 +73,12 @@ def show(name: str, storage: Path | None, as_json: bool) -> None:
 
         click.echo(json.dumps(result.as_dict(), indent=1))
     else:
-        print_result(result, storage)
+        print_result(result, storage, every=True)
 
 
 @click.command()
 @options.storage
-@options.tracking
+@options.tracking_uri
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, help="On 127.0.0.1 [5000].")
 def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
     """Open MLflow's page on the trials, on http://127.0.0.1:PORT."""
@@ -121,68 +128,132 @@ def ui(storage: Path | None, tracking_uri: str | None, port: int) -> int:
 @click.command()
 @click.argument("name")
 @options.storage
-@options.tracking
+@options.tracking_uri
 def sync(name: str, storage: Path | None, tracking_uri: str | None) -> None:
     """Make MLflow say what the ledger of NAME says, also where MLflow was away or is another one."""
-    uri = tunesearch.sync(name, storage=storage, tracking=tracking_uri)
+    uri = tunesearch.sync(name, storage=storage, tracking_uri=tracking_uri)
     click.echo(f"{name} is in MLflow at {uri}")
 
 
-def print_result(result: SearchResult, storage: Path | None) -> None:
-    """The table of trials, the best configuration and what to do next."""
+def print_result(result: SearchResult, storage: Path | None, *, every: bool = False) -> None:
+    """What a search found and what to do next.
+
+    Args:
+        every: list every trial by number; else the five best that are not the best one, which is told below them.
+    """
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from tunesearch.cli.live import duration, sparkline
+    from tunesearch.cli.live import duration
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=_PIPE_WIDTH)  # a line per trial, whatever its length: for grep, not for eyes
+    counts = Counter(record.outcome or "running" for record in result.trials)
     sample = "  [built-in SAMPLE data]" if result.sample else ""
-    counts: dict[str, int] = {}
-    for record in result.trials:
-        counts[record.outcome or "running"] = counts.get(record.outcome or "running", 0) + 1
-    title = f"{result.name}: {result.status}, {len(result.trials)} trials in {duration(result.seconds)}{sample}"
-    table = Table(title=Text(title), title_justify="left")
-    for column in ("trial", "outcome", "epochs", result.objective, "curve", "configuration"):
-        table.add_column(column, overflow="fold")
-    for record in result.trials:
+    console.print(
+        Text(f"{result.name}: {result.status}, {len(result.trials)} trials in {duration(result.seconds)}{sample}")
+    )
+    console.print(Text("outcomes: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))))
+    if result.duplicates:
+        console.print(Text(f"{result.duplicates} suggestions equalled an earlier trial and were not trained again"))
+    for source in result.warm_start:
+        console.print(Text(f"warm-started from {source}"))
+    _print_trials(console, result, every=every)
+    _print_reasons(console, result.trials)
+    if result.best is None or result.best.best is None:
+        return
+    _print_best(console, result, result.best)
+    if result.confirmation is not None:
+        _print_confirmation(console, result.confirmation)
+    _print_next(console, result, storage)
+
+
+def _print_trials(console: Console, result: SearchResult, *, every: bool) -> None:
+    """A line per trial."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunesearch.cli.live import short, sparkline
+
+    best = result.best.number if result.best else None
+    records = list(result.trials)
+    if not every:
+        others = [record for record in records if record.number != best]
+        sign = 1 if result.objective == "val_loss" else -1
+        others.sort(key=lambda record: float("inf") if record.best is None else sign * record.best)
+        records = others[:_OTHERS]
+    if not records:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=console.is_terminal)
+    for column in ("trial" if every else "others", "outcome", "epochs", result.objective, "curve"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("configuration", no_wrap=True, ratio=1)  # what is too long is cut here
+    for record in records:
         curve = [getattr(saved.metrics, result.objective) for _, saved in sorted(record.epochs.items())]
         table.add_row(
             str(record.number),
             record.outcome or "running",
             str(max(record.epochs, default=0)),
             f"{record.best:.4f}" if record.best is not None else "-",
-            sparkline(curve),
-            Text(
-                record.message if record.outcome in ("failed", "infeasible", "lost") else _settings(record.parameters)
-            ),
-            style="bold green" if result.best and record.number == result.best.number else "",
+            sparkline(curve, 12),
+            Text(short(record) if console.is_terminal else _settings(record.parameters)),
+            style="bold green" if record.number == best else "",
         )
+    console.print()
     console.print(table)
-    console.print(Text("outcomes: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))))
-    if result.duplicates:
-        console.print(Text(f"{result.duplicates} suggestions equalled an earlier trial and were not trained again"))
-    for source in result.warm_start:
-        console.print(Text(f"warm-started from {source}"))
-    if result.best is None or result.best.best is None:
-        return
-    best = result.best
-    console.print(Text(f"best: trial {best.number}, {result.objective} {best.best:.4f}: {_settings(best.parameters)}"))
-    told = ", ".join(f"{name} {'absent' if iou is None else f'{iou:.3f}'}" for name, iou in result.class_iou().items())
-    console.print(Text(f"IoU per class: {told}"))
+    left = len(result.trials) - len(records) - (best is not None)
+    if not every and left > 0:
+        console.print(Text(f"and {left} more: tunesearch show {result.name}"))
+
+
+def _print_reasons(console: Console, records: Sequence[TrialRecord]) -> None:
+    """Why trials failed, a reason that many have in common once."""
+    from rich.text import Text
+
+    reasons: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        if record.outcome in ("failed", "infeasible", "lost"):
+            reasons.setdefault((record.outcome, record.message), []).append(record.number)
+    for (outcome, message), numbers in reasons.items():
+        trials = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+        console.print(Text(f"{trials} {outcome}: {message}"))
+
+
+def _print_best(console: Console, result: SearchResult, best: TrialRecord) -> None:
+    """The best trial: its score, how far that can be trusted, its classes and its configuration."""
+    from rich.text import Text
+
     folds = max((len(saved.metrics.folds) for saved in best.epochs.values()), default=0)
     what = f"the mean of {folds} folds, one training each" if folds else "one training"
-    where = f" --storage {storage}" if storage else ""
+    head = Text("\nbest: ", style="bold").append(
+        f"trial {best.number}, {result.objective} {best.best:.4f}", "bold green"
+    )
+    console.print(head)
     if result.confirmation is None:
-        console.print(Text(f"UNCONFIRMED: {what}, not repeated over seeds: the top of many trials is partly luck"))
-        steps = [f"confirm {result.name}{where}"]
-    else:
-        _print_confirmation(console, result.confirmation)
-        steps = [] if result.confirmation.done else [f"confirm {result.name} {result.confirmation.flags}{where}"]
-    steps += [f"report {result.name}{where}", f"export {result.name} -o {result.name}_model{where}", f"ui{where}"]
-    console.print(Text("next: " + "; ".join(f"tunesearch {step}" for step in steps)))
+        console.print(Text(f"UNCONFIRMED: {what}; the top of many trials is partly luck"))
+    told = ", ".join(f"{name} {'absent' if iou is None else f'{iou:.3f}'}" for name, iou in result.class_iou().items())
+    console.print(Text(f"IoU per class: {told}"))
+    console.print(Text(_settings(best.parameters), style="dim" if console.is_terminal else ""))
+
+
+def _print_next(console: Console, result: SearchResult, storage: Path | None) -> None:
+    """The commands that come next, each on a line that can be copied."""
+    from rich.text import Text
+
+    where = f" --storage {storage}" if storage else ""
+    name, confirmed = result.name, result.confirmation
+    steps = {
+        "see everything": f"report {name}{where}",
+        "take the model": f"export {name} -o {name}_model{where}",
+        "browse trials": f"ui{where}",
+    }
+    if confirmed is None or not confirmed.done:
+        flags = f" {confirmed.flags}" if confirmed else ""
+        steps = {"does it hold?": f"confirm {name}{flags}{where}", **steps}
+    console.print(Text("\nnext:", style="bold"))
+    for what, step in steps.items():  # never wrapped by us: a command that is copied must be whole
+        console.print(Text(f"  {what:<15} tunesearch {step}"), soft_wrap=True)
 
 
 def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
@@ -190,25 +261,26 @@ def _print_confirmation(console: Console, confirmed: Confirmation) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"confirmed over seeds: {confirmed.objective}"), title_justify="left")
-    for column in ("trial", "in the search", "mean", "deviation", "95 % interval", "per seed", "behind"):
-        table.add_column(column, overflow="fold")
+    console.print(Text(f"\nconfirmed over seeds: {confirmed.objective}", style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("trial", "search", "mean", "±", "95 % interval", "behind the leader"):
+        table.add_column(column)
     behind = {one.trial: f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in confirmed.differences}
     for one in confirmed.candidates:
-        told = [f"{value:.4f}" for value in one.values] + list(one.failures) + ["waiting"] * one.waiting
         table.add_row(
             str(one.trial),
             f"{one.searched:.4f}",
             "-" if one.mean is None else f"{one.mean:.4f}",
             "-" if one.deviation is None else f"{one.deviation:.4f}",
             "-" if one.low is None or one.high is None else f"{one.low:.4f} to {one.high:.4f}",
-            " ".join(told),
             behind.get(one.trial, ""),
             style="bold green" if one.trial == confirmed.leader else "",
         )
     console.print(table)
     for one in confirmed.candidates:  # by number and not in the table, which stays narrow enough to compare
-        console.print(Text(f"trial {one.trial}: {_settings(one.parameters)}"))
+        told = [f"{value:.4f}" for value in one.values] + list(one.failures) + ["waiting"] * one.waiting
+        console.print(Text(f"trial {one.trial} per seed: {' '.join(told)}"))
+        console.print(Text(f"  {_settings(one.parameters)}", style="dim" if console.is_terminal else ""))
     console.print(Text(confirmed.verdict))
     if confirmed.network is not None:
         what = f"trial {confirmed.network}, the repeat of trial {confirmed.leader} with the best {confirmed.objective}"

@@ -9,30 +9,14 @@ from typing import Any
 import click
 
 import tunesearch
+from tunesearch.api.options import TrainOptions
 from tunesearch.cli import options
 from tunesearch.errors import DiskFull, Halted
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="MODEL_OR_CONFIG")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [STORAGE/trained/NAME].")
-@options.data
-@click.option("--data-as-is", is_flag=True, help="Split the data set anew, instead of a model's frozen files.")
-@click.option("--on", type=click.Choice(["train", "train+val"]), default="train", help="What is trained on [train].")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
-@click.option(
-    "--seed",
-    "seeds",
-    type=click.IntRange(min=0, max=2**32 - 1),
-    multiple=True,
-    help="Instead of the configuration's; repeatable.",
-)
-@click.option("--seeds", "repeats", type=click.IntRange(min=1), default=1, help="Train with so many seeds.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes, on GPUs one each [1].")
-@click.option("--address", help="Ray cluster of the processes: auto or an address [$RAY_ADDRESS, else this machine].")
-@options.encoder_weights
-@options.tracking
-@options.storage
+@options.options_of(TrainOptions)
 @options.as_json
 def train(source: Path, as_json: bool, **given: Any) -> int:
     """Train a model folder or an exported configuration to its end, into a model folder. Goes on where it was killed.
@@ -44,7 +28,7 @@ def train(source: Path, as_json: bool, **given: Any) -> int:
     tunesearch train best.yaml --workers 4                         on four GPUs
     """
 
-    def epoch_done(metrics: Any) -> None:
+    def on_epoch(metrics: Any) -> None:
         scores = "" if metrics.val_miou != metrics.val_miou else f"val_miou {metrics.val_miou:.4f}, "
         scores += "" if metrics.val_loss != metrics.val_loss else f"val_loss {metrics.val_loss:.4f}, "
         click.echo(
@@ -53,12 +37,14 @@ def train(source: Path, as_json: bool, **given: Any) -> int:
             err=as_json,
         )
 
-    given["tracking"] = given.pop("tracking_uri")
     # SIGTERM is what a cluster's scheduler sends: it is Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = tunesearch.train(
-            source, said=lambda text: click.echo(text, err=as_json), epoch_done=epoch_done, **given
+            source,
+            on_message=lambda text: click.echo(text, err=as_json),
+            on_epoch=on_epoch,
+            **options.written(given),
         )
     except KeyboardInterrupt:
         click.echo("interrupted; the last epoch is saved: the same command goes on from there", err=True)

@@ -1,4 +1,4 @@
-"""A trial's sign of life: a small file that changes while there is progress. The driver ends a process without one.
+"""A trial's heartbeat: a small file that changes while there is progress. The driver ends a process without one.
 
 A thread alone would go on while a training hangs, on a device or a file system; so every batch is a beat, and a thread
 only beats while the trial is being built, which has no batches.
@@ -25,8 +25,8 @@ LONGEST = 3600.0
 
 
 @dataclass(frozen=True)
-class Beat:
-    """One sign of life.
+class HeartbeatRecord:
+    """One beat.
 
     Attributes:
         node: Ray's id of the node.
@@ -46,7 +46,7 @@ def created_at(process: psutil.Process) -> float:
     return float(process.create_time() - psutil.boot_time())
 
 
-class Pulse:
+class Heartbeat:
     """Writes the file of one trial.
 
     Args:
@@ -82,7 +82,7 @@ class Pulse:
             while not ended.wait(INTERVAL) and time.monotonic() < until:
                 self.beat()
 
-        thread = threading.Thread(target=work, name="pulse", daemon=True)
+        thread = threading.Thread(target=work, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield
@@ -91,15 +91,15 @@ class Pulse:
             thread.join()
 
 
-def read_beat(folder: Path) -> Beat | None:
-    """The newest sign of life of a trial; None: there is none, or it is just being written."""
+def read_heartbeat(folder: Path) -> HeartbeatRecord | None:
+    """The newest beat of a trial; None: there is none, or it is just being written."""
     try:
-        return Beat(**json.loads((folder / FILE).read_text()))
+        return HeartbeatRecord(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def forget(folder: Path) -> None:
-    """Remove the sign of an earlier process."""
+def remove_heartbeat(folder: Path) -> None:
+    """Remove what an earlier process left."""
     with contextlib.suppress(OSError):
         (folder / FILE).unlink(missing_ok=True)

@@ -7,26 +7,19 @@ same name. Jobs carry the search's name in their metadata, so that jobs of other
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
-import ipaddress
 import itertools
-import logging
 import os
 import re
 import secrets
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from tunesearch.engine.jobs_api import head_client, one_line
 from tunesearch.errors import InputError, Problem, SearchNameError, TunesearchError, nearest
-
-ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""Ray's own variable for the address of a head's Jobs API."""
 
 STOP_SECONDS = 120
 """What a driver has to save its search before Ray kills it."""
@@ -40,8 +33,6 @@ EXCLUDED = (".git", ".venv", "venv", "__pycache__", "runs", "mlruns", "wandb", "
 _SEARCH = "tunesearch.search"
 _CALL = "tunesearch.call"
 _LIVE = ("pending", "running")
-_TIMEOUT = 10
-"""Seconds to connect, and to hear the first answer; Ray's client would wait for ever."""
 
 _NO_STORAGE = "error: --storage must be given, for the cluster names no folder in this variable"
 _EXIT = {
@@ -103,7 +94,7 @@ def submit(
     """
     if working_dir is not None:
         _require_small(working_dir)
-    with _client(address) as client:
+    with head_client(address) as client:
         if any(job.live for job in _jobs(client, name)):
             hint = f"tunesearch logs {name} -f follows it; --name gives a new one another name"
             raise SearchNameError(Problem(f"search {name}", f"is live on {address} already", hint=hint))
@@ -117,7 +108,7 @@ def states(address: str, name: str | None = None) -> list[Job]:
         SearchNameError: the cluster has no job of a search of this name.
         InputError: the cluster cannot be reached or refuses the token.
     """
-    with _client(address) as client:
+    with head_client(address) as client:
         jobs = _jobs(client) if name is None else _known(client, name)
         last = {job.name: job.id for job in jobs}
         return [_told(client, job) if job.id == last[job.name] else job for job in jobs]
@@ -131,7 +122,7 @@ def logs(address: str, name: str, *, follow: bool = False) -> Iterator[str]:
         InputError: the cluster cannot be reached or refuses the token.
         TunesearchError: the connection broke while following.
     """
-    with _client(address) as client:
+    with head_client(address) as client:
         job = _known(client, name)[-1]
         if not follow:
             yield client.get_job_logs(job.id)
@@ -159,7 +150,7 @@ def stop(address: str, name: str, *, patience: float = STOP_SECONDS + 30) -> Job
         SearchNameError: the cluster has no job of a search of this name.
         InputError: the cluster cannot be reached or refuses the token.
     """
-    with _client(address) as client:
+    with head_client(address) as client:
         job = _known(client, name)[-1]
         if job.live:
             client.stop_job(job.id)
@@ -184,7 +175,7 @@ def call(address: str, arguments: Sequence[str], *, patience: float = 300.0) -> 
         InputError: the cluster cannot be reached or refuses the token.
         TunesearchError: the command could not be started, or did not end in time.
     """
-    with _client(address) as client:
+    with head_client(address) as client:
         job = _send(client, arguments, f"tunesearch-{secrets.token_hex(6)}", {_CALL: arguments[0]}, None, None)
         until = time.monotonic() + patience
         while not (details := client.get_job_info(job)).status.is_terminal():
@@ -195,7 +186,7 @@ def call(address: str, arguments: Sequence[str], *, patience: float = 300.0) -> 
             time.sleep(0.25)
         log = client.get_job_logs(job)
     if details.driver_exit_code is None:
-        raise TunesearchError(f"tunesearch {arguments[0]} could not be run on {address}: {_line(details.message)}")
+        raise TunesearchError(f"tunesearch {arguments[0]} could not be run on {address}: {one_line(details.message)}")
     return details.driver_exit_code, _written(log)
 
 
@@ -243,7 +234,7 @@ def _job(details: Any) -> Job:
     status, message, code = details.status.value.lower(), "", details.driver_exit_code
     if status == "failed":
         if code is None:
-            message = _line(details.message)
+            message = one_line(details.message)
         elif code < 0:
             message = f"its driver was killed by signal {-code}; what it had reached is saved"
         else:
@@ -267,7 +258,7 @@ def _told(client: Any, job: Job) -> Job:
     errors = [index for index, line in enumerate(lines) if _ERROR.match(line)]
     if job.status == "failed" and errors:
         following = itertools.takewhile(lambda line: line.startswith("  "), lines[errors[-1] + 1 :])
-        message = _line(" ".join([*_ERROR.findall(lines[errors[-1]]), *following]))
+        message = one_line(" ".join([*_ERROR.findall(lines[errors[-1]]), *following]))
     return Job(job.name, job.status, job.since, message, progress, job.id)
 
 
@@ -277,10 +268,6 @@ _RAYS_OWN = re.compile(r"^(?:\S+ \S+\tINFO job_manager\.py:.*|Running entrypoint
 def _written(log: str) -> str:
     """What the command itself wrote. A quick one writes before Ray has written its own lines."""
     return _RAYS_OWN.sub("", log)
-
-
-def _line(text: str | None) -> str:
-    return " ".join((text or "").split())[:500]
 
 
 def _require_small(folder: Path) -> None:
@@ -298,152 +285,3 @@ def _require_small(folder: Path) -> None:
                 rule = f"is sent with your own modules, and Ray takes at most {MOST_BYTES >> 20} MB"
                 hint = "keep the search space and its modules in a folder of their own; data stay on the cluster"
                 raise InputError(Problem(str(folder), rule, hint=hint))
-
-
-# ----------------------------------------------------------------------------------------------------------- the client
-
-
-def api_address(address: str | None) -> str:
-    """Where a cluster's Jobs API is: the argument, else ``$RAY_API_SERVER_ADDRESS``.
-
-    Raises:
-        InputError: neither is given, or it is no such address.
-    """
-    where = "--address" if address else f"${ADDRESS}"
-    address = address or os.environ.get(ADDRESS)
-    rule = "must be the address of the head's dashboard, such as http://HEAD:8265"
-    if not address:
-        raise InputError(Problem("--address", rule, hint=f"or set ${ADDRESS}"))
-    try:
-        parts = urlsplit(address)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
-        fits = False
-    if not fits:
-        raise InputError(Problem(where, rule, value=repr(_without_password(address))))
-    if parts.username or parts.password:
-        raise InputError(Problem(where, "must have no password in it", hint="Ray's token is found in its own places"))
-    return address.rstrip("/")
-
-
-def exposure(address: str) -> str:
-    """What is risky about sending the token to this address; empty where nothing is."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return ""
-    if parts.scheme == "https" or host == "localhost" or _token() is None:
-        return ""
-    port = parts.port or 80
-    return (
-        f"the token goes to {host} unencrypted, and who has it can run anything there; "
-        f"better: ssh -N -L {port}:127.0.0.1:{port} {host}, and --address http://127.0.0.1:{port}"
-    )
-
-
-@dataclass(frozen=True)
-class _Token:
-    value: str = field(repr=False)
-    source: str
-
-
-def _token() -> _Token | None:
-    """The token, looked for where Ray looks for it; a file that others can read is closed to them.
-
-    Raises:
-        InputError: there is a token that cannot be read or is none.
-    """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return None
-    value, source = os.environ.get("RAY_AUTH_TOKEN", "").strip(), "$RAY_AUTH_TOKEN"
-    if not value:
-        named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-        file = Path(named or "~/.ray/auth_token").expanduser()
-        if not named and not file.is_file():
-            return None
-        source = str(file)
-        try:
-            value = file.read_text("ascii").strip()
-            if file.stat().st_mode & 0o077:
-                with contextlib.suppress(OSError):  # somebody else's
-                    file.chmod(0o600)
-        except OSError as error:
-            raise InputError(Problem(source, f"Ray's token cannot be read: {error.strerror}")) from None
-        except UnicodeDecodeError:
-            value = ""
-    if not re.fullmatch(r"[!-~]+", value):  # it stands in a header; the value itself is not told
-        raise InputError(Problem(source, "must hold Ray's token: one word"))
-    return _Token(value, source)
-
-
-@contextlib.contextmanager
-def _client(address: str) -> Iterator[Any]:
-    """A client of Ray's Jobs API; every way in which talking to it goes wrong becomes one message.
-
-    Raises:
-        InputError: the cluster cannot be reached, is none, or refuses the token; a part of Ray is not installed.
-        TunesearchError: the cluster could not do what it was asked.
-    """
-    if any(importlib.util.find_spec(package) is None for package in ("aiohttp", "requests")):
-        raise InputError("a part of Ray that talks to clusters is missing: pip install 'tunesearch[cluster]'")
-    address = api_address(address)
-    token = _token()
-    connected = False
-    from aiohttp import ClientError
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's classes are untyped
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            patience = 12 * _TIMEOUT if connected else _TIMEOUT
-            return super()._do_request(*arguments, **{"timeout": (_TIMEOUT, patience), **options})
-
-    # Ours and not RAY_AUTH_MODE, which Ray reads once in a process.
-    headers = {"Authorization": f"Bearer {token.value}"} if token else None
-    for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env"):
-        logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)
-    try:
-        with _only(address):
-            client = Client(address, headers=headers)
-        connected = True
-        yield client
-    except AuthenticationError:
-        if token is None and os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-            rule = f"wants Ray's token, and $RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}"
-        elif token is None:
-            rule = "wants Ray's token, and none is in $RAY_AUTH_TOKEN, $RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
-        else:
-            rule = f"refuses the token of {token.source}"
-        raise InputError(Problem(address, rule, hint="`ray get-auth-token` on the head prints it")) from None
-    except TunesearchError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, ClientError) as error:  # requests' own are OSError, too
-        if not connected:
-            rule = "must be the address of a Ray head that answers, such as http://HEAD:8265"
-            raise InputError(Problem("--address", rule, value=f"{address} ({_reason(error)})")) from None
-        raise TunesearchError(f"{address}: {_reason(error)}; a search goes on as long as its head does") from error
-
-
-@contextlib.contextmanager
-def _only(address: str) -> Iterator[None]:
-    """Ray's client prefers the variable to the address that it is given."""
-    before = os.environ.get(ADDRESS)
-    os.environ[ADDRESS] = address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[ADDRESS]
-        else:
-            os.environ[ADDRESS] = before
-
-
-def _reason(error: Exception) -> str:
-    """The heart of an error: of a server's traceback the last line."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return _line(lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}")[:300]
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"//[^/@]*@", "//...@", address)

@@ -21,13 +21,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ruamel.yaml import YAML
 
 from tunesearch.engine.heartbeat import created_at
-from tunesearch.engine.options import Settings
-from tunesearch.engine.preflight import check_own_code, find_own_code
+from tunesearch.engine.options import SearchOptions
+from tunesearch.engine.preflight import check_own_code
 from tunesearch.errors import InputError, Problem, TunesearchError, UnfitNode
-from tunesearch.ledger.store import read_experiment, versions
+from tunesearch.ledger.folders import read_experiment
+from tunesearch.ledger.versions import versions
 from tunesearch.segmentation.data.layouts import find_pairs
 from tunesearch.segmentation.data.splits import Split
 from tunesearch.segmentation.files import sha256
+from tunesearch.segmentation.user_code import find_user_code
 
 PATIENCE = 120.0
 """Seconds that a node has to answer; a new process there imports PyTorch first."""
@@ -93,7 +95,7 @@ def is_only_here() -> bool:
     return all(node["NodeID"] == here for node in alive())
 
 
-def check_nodes(search: Path, settings: Settings) -> Demands:
+def check_nodes(search: Path, options: SearchOptions) -> Demands:
     """Have every node examine itself; gives what it was asked, for nodes that join later.
 
     Raises:
@@ -101,7 +103,7 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
     """
     nonce = uuid.uuid4().hex
     (search / "nonce").write_text(nonce)
-    demands = Demands(str(search.resolve()), nonce, versions(), settings.code, settings.encoder_weights)
+    demands = Demands(str(search.resolve()), nonce, versions(), options.code, options.encoder_weights)
     nodes = alive()
     asked = []
     for node in nodes:
@@ -134,6 +136,7 @@ def check_nodes(search: Path, settings: Settings) -> Demands:
 def unfit_by(error: ray.exceptions.RayActorError) -> UnfitNode | None:
     """The node that cannot even make a trial's process, if that is what an actor's death tells."""
     if error.actor_init_failed:
+        # ray.util.state tells it as well, but only where a dashboard runs.
         made = ray._private.state.actors(error.actor_id).get("Address", {}).get("NodeID")
         for node in ray.nodes():
             if node["NodeID"] == made:
@@ -199,7 +202,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
         say(f"must be able to read the data set: {error.strerror}", str(error.filename))
     except TunesearchError as error:
         say(f"must be able to make the sample data set: {error}")
-    find_own_code(demands.code)
+    find_user_code(demands.code)
     try:
         check_own_code(experiment)
     except TunesearchError as error:
@@ -208,7 +211,7 @@ def examine(demands: Demands, node: str | None = None) -> list[Problem]:
 
 
 def end_process(node: str, pid: int, created: float) -> None:
-    """Kill a process on a node, without waiting; see ``created`` of :class:`tunesearch.engine.heartbeat.Beat`."""
+    """Kill a process on a node, without waiting; see ``created`` of ``HeartbeatRecord``."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there).remote(pid, created)
 

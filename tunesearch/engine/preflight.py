@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tunesearch.engine.options import Settings
+from tunesearch.engine.options import SearchOptions
 from tunesearch.errors import InputError, Problem
 from tunesearch.experiment import Experiment
 from tunesearch.segmentation.config import ENCODER_ARCHITECTURES, IMPORT_PATH, TrainConfig
 from tunesearch.segmentation.data.checks import DataReport, check_data
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split, folds, freeze_split
-from tunesearch.strategy.asha import most_epochs
+from tunesearch.segmentation.user_code import find_user_code
+from tunesearch.strategy.early_stopping import most_epochs
 
 
-def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, Split, list[str]]:
+def preflight(experiment: Experiment, options: SearchOptions) -> tuple[DataReport, Split, list[str]]:
     """Check everything that would fail later, before anything is created.
 
     Returns:
@@ -32,7 +32,7 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
     problems: list[Problem] = []
     report: DataReport | None = None
     split: Split | None = None
-    find_own_code(settings.code)
+    find_user_code(options.code)
     try:
         split = freeze_split(experiment.data)
         folds(experiment.data, split)  # says if there are too few images for them
@@ -40,7 +40,7 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
         report.raise_if_broken()
     except InputError as error:
         problems.extend(error.problems)
-    problems += _surroundings(experiment, settings, problems)
+    problems += _surroundings(experiment, options, problems)
     if problems:
         raise InputError(problems)
     assert report is not None
@@ -48,38 +48,32 @@ def preflight(experiment: Experiment, settings: Settings) -> tuple[DataReport, S
     return report, split, _notes(experiment)
 
 
-def check_surroundings(experiment: Experiment, settings: Settings) -> None:
+def check_surroundings(experiment: Experiment, options: SearchOptions) -> None:
     """What a resumed search needs again: its cluster, the user's own code, the encoders' weights.
 
     Raises:
         InputError: every problem at once.
     """
-    find_own_code(settings.code)
-    problems = _surroundings(experiment, settings, [])
+    find_user_code(options.code)
+    problems = _surroundings(experiment, options, [])
     if problems:
         raise InputError(problems)
 
 
-def find_own_code(folder: str) -> None:
-    """Let modules of the user's own be imported from a folder; what is installed goes first."""
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _surroundings(experiment: Experiment, settings: Settings, known: list[Problem]) -> list[Problem]:
+def _surroundings(experiment: Experiment, options: SearchOptions, known: list[Problem]) -> list[Problem]:
     problems: list[Problem] = []
     for check in (_check_address, _check_own_code, _check_training, _check_encoders):
-        if (known or problems) and check is _check_encoders and not settings.encoder_weights:
+        if (known or problems) and check is _check_encoders and not options.encoder_weights:
             break  # it may download; that can wait until the rest is mended
         try:
-            check(experiment, settings)
+            check(experiment, options)
         except InputError as error:
             problems.extend(error.problems)
     return problems
 
 
-def _check_address(experiment: Experiment, settings: Settings) -> None:
-    check_address(settings.cluster(), "--address" if settings.address else "$RAY_ADDRESS")
+def _check_address(experiment: Experiment, options: SearchOptions) -> None:
+    check_address(options.cluster(), "--address" if options.address else "$RAY_ADDRESS")
 
 
 def check_address(address: str, where: str) -> None:
@@ -98,7 +92,7 @@ def check_address(address: str, where: str) -> None:
         raise InputError(Problem(where, rule, value=f"{re.sub('//[^/]*@', '//', address)} ({error})")) from error
 
 
-def _check_own_code(experiment: Experiment, settings: Settings) -> None:
+def _check_own_code(experiment: Experiment, options: SearchOptions) -> None:
     check_own_code(experiment)
 
 
@@ -108,7 +102,7 @@ def check_own_code(experiment: Experiment) -> None:
     Raises:
         InputError: one cannot.
     """
-    from tunesearch.segmentation.models import import_object
+    from tunesearch.segmentation.user_code import import_object
 
     for what in ("architecture", "loss"):
         for value in experiment.possible(what):
@@ -116,7 +110,7 @@ def check_own_code(experiment: Experiment) -> None:
                 import_object(value, what)
 
 
-def _check_encoders(experiment: Experiment, settings: Settings) -> None:
+def _check_encoders(experiment: Experiment, options: SearchOptions) -> None:
     from tunesearch.segmentation.models.library import encoder_problem
     from tunesearch.segmentation.models.weights import check_weights
 
@@ -131,10 +125,10 @@ def _check_encoders(experiment: Experiment, settings: Settings) -> None:
         raise InputError(problems)
     loaded = [encoder for encoder, wanted in encoders.items() if wanted]
     if loaded:
-        check_weights(loaded, source=Path(settings.encoder_weights) if settings.encoder_weights else None)
+        check_weights(loaded, source=Path(options.encoder_weights) if options.encoder_weights else None)
 
 
-def _check_training(experiment: Experiment, settings: Settings) -> None:
+def _check_training(experiment: Experiment, options: SearchOptions) -> None:
     check_training(experiment)
 
 
@@ -174,7 +168,9 @@ def check_training(experiment: Experiment) -> None:
 
 
 def _notes(experiment: Experiment) -> list[str]:
-    notes = [f"try_first {index + 1} is skipped: {reason}" for index, reason in experiment.skipped_points]
+    notes = [
+        f"try_first {i + 1} does not fit this space and is skipped: {reason}" for i, reason in experiment.skipped_points
+    ]
     notes += [f"train.{name} has no effect on anything that is searched here" for name in experiment.idle_fields()]
     if experiment.search.sampler == "grid" and experiment.try_first:
         notes.append("try_first is not used: a grid tries every point anyway")

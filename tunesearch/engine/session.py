@@ -1,4 +1,4 @@
-"""Ray for the length of a search: the given cluster, or a private one on this machine; and a guard that sees it die."""
+"""Ray for the length of a search: a given cluster or a private one on this machine, and a watchdog that sees it die."""
 
 from __future__ import annotations
 
@@ -21,15 +21,39 @@ from tunesearch.errors import Halted, InputError, Problem
 _PREFIX = "tunesearch-ray-"
 _TOKEN = Path("~/.ray/auth_token")
 
+RAY_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # snapshots that are never restored from
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours saves and says how to resume
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box whatever the verbosity
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Printed to stdout whatever log_to_driver says.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated|has been marked dead|A worker died or was killed",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+"""What Ray reads when it is imported."""
+
+
+def set_environment() -> None:
+    """Set what Ray reads, before it is imported; what the user has set stays."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
 
 @contextlib.contextmanager
-def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable[[str], None]) -> Iterator[Guard]:
+def ray_session(
+    address: str, *, on_folder: Callable[[str], None], on_abandon: Callable[[str], None]
+) -> Iterator[RayWatchdog]:
     """Connect to Ray, and disconnect at the end. A Ray that the caller has begun is used and left as it is.
 
     Args:
         address: ``local`` for a private Ray, ``auto`` or that of a cluster.
-        noted: told the folder of a private Ray, to be removed by another process if this one is killed.
-        abandon: see ``drive``.
+        on_folder: told the folder of a private Ray, to be removed by another process if this one is killed.
+        on_abandon: see ``SearchCallback``.
 
     Raises:
         InputError: the cluster does not answer, or refuses the token.
@@ -38,9 +62,9 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
     import ray
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
-    guard = Guard(abandon)
+    watchdog = RayWatchdog(on_abandon)
     if ray.is_initialized():
-        yield guard
+        yield watchdog
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     temporary: str | None = None
@@ -50,7 +74,7 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
             if address == "local":
                 # Short, because the path of a Unix socket below it may have 107 characters at most.
                 temporary = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp" if os.name == "posix" else None)
-                noted(temporary)
+                on_folder(temporary)
                 try:
                     ray.init(address="local", _temp_dir=temporary, include_dashboard=False, **quiet)
                 except Exception as error:  # Ray raises no other, where its processes do not come up within 30 s
@@ -70,12 +94,12 @@ def ray_session(address: str, *, noted: Callable[[str], None], abandon: Callable
                         hint = ""
                     raise InputError(Problem("--address", rule, value=address, hint=hint)) from error
         _keep_token_private()
-        guard.watch(ray.get_runtime_context())
-        yield guard
+        watchdog.watch(ray.get_runtime_context())
+        yield watchdog
     finally:
-        guard.closing()
+        watchdog.closing()
         ray.shutdown()
-        guard.end()
+        watchdog.end()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -86,14 +110,14 @@ def remove_folder(folder: str | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Guard:
+class RayWatchdog:
     """Sees that Ray has died. Tune's loop hangs then, until Ray's library ends this process a minute later.
 
     Args:
-        abandon: called if the loop has not returned some seconds after it was told.
+        on_abandon: called if the loop has not returned some seconds after it was told.
 
     Attributes:
-        lost: told why, as soon as Ray has died; must return at once.
+        on_lost: told why, as soon as Ray has died; must return at once.
     """
 
     interval = 2.0
@@ -103,9 +127,9 @@ class Guard:
     grace = 10.0
     """Seconds that the loop has to return."""
 
-    def __init__(self, abandon: Callable[[str], None]) -> None:
-        self.abandon = abandon
-        self.lost: Callable[[str], None] = lambda reason: None
+    def __init__(self, on_abandon: Callable[[str], None]) -> None:
+        self.on_abandon = on_abandon
+        self.on_lost: Callable[[str], None] = lambda reason: None
         self._closing = threading.Event()
         self._ended = threading.Event()
 
@@ -123,7 +147,7 @@ class Guard:
         self._vital += [child for child in psutil.Process().children() if child.name() == "gcs_server"]
         host, _, port = context.gcs_address.rpartition(":")
         self._gcs = (host.strip("[]"), int(port))
-        threading.Thread(target=self._work, name="ray-guard", daemon=True).start()
+        threading.Thread(target=self._work, name="ray-watchdog", daemon=True).start()
 
     def closing(self) -> None:
         """Ray is not needed any more, and may die."""
@@ -141,9 +165,9 @@ class Guard:
             if not dead and missed < self.misses:
                 continue
             reason = "Ray's processes have died" if dead else f"Ray at {self._gcs[0]}:{self._gcs[1]} does not answer"
-            self.lost(reason)
+            self.on_lost(reason)
             if not self._ended.wait(self.grace):
-                self.abandon(reason)
+                self.on_abandon(reason)
                 os._exit(Halted.exit_code)
             return
 

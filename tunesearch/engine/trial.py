@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,26 +21,16 @@ import ray
 import torch
 from ray import tune
 
-from tunesearch.engine.heartbeat import Pulse
+from tunesearch.engine.heartbeat import Heartbeat
 from tunesearch.engine.nodes import Demands, examine
+from tunesearch.engine.training import Training, build_training
 from tunesearch.errors import DiskFull, Infeasible, UnfitNode
-from tunesearch.ledger.store import read_experiment
-from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.data.cache import DecodedPart, OriginalMasks, decoded, original_masks
-from tunesearch.segmentation.data.layouts import resolve_classes
-from tunesearch.segmentation.data.overlay import PanelRow, panel
-from tunesearch.segmentation.data.palette import palette
-from tunesearch.segmentation.data.splits import POOL, Split, folds
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.segmentation.files import write_atomic, write_text
-from tunesearch.segmentation.folds import FoldedTrainer
-from tunesearch.segmentation.trainer import Trainer
+from tunesearch.segmentation.user_code import find_user_code
 
 EPOCH_LOG = "TUNESEARCH_EPOCH_LOG"
 """Environment variable: a file to which the begin and the end of every trained epoch are appended, for tests that count
 epochs independently of the ledger. The end is written once the epoch's checkpoint is on disk."""
-WATCHED = 4
-"""How many validation images are drawn with their prediction."""
 
 
 class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped
@@ -50,7 +39,7 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
     def setup(self, config: dict[str, Any]) -> None:
         """Only remember: a fault here could not be told from one of Ray, so the first step builds everything."""
         self.assignment = config
-        self.trainer: Trainer | FoldedTrainer | None = None
+        self.training: Training | None = None
         self.epochs: Iterator[EpochMetrics] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -71,21 +60,21 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
             return self._report(None, None, halt=str(error))
 
     def _epoch(self) -> dict[str, Any]:
-        if self.trainer is None:
-            pulse = Pulse(Path(self.assignment["folder"]), ray.get_runtime_context().get_node_id())
-            with pulse.throughout():
-                self.trainer = self._build(pulse)
-            self.epochs = self.trainer.epochs()
-            if self.trainer.resumed is not None:
-                return self._report(self.trainer.resumed, self.trainer.outcome)
+        if self.training is None:
+            heartbeat = Heartbeat(Path(self.assignment["folder"]), ray.get_runtime_context().get_node_id())
+            with heartbeat.throughout():
+                self.training = self._build(heartbeat)
+            self.epochs = self.training.trainer.epochs()
+            if self.training.trainer.resumed is not None:
+                return self._report(self.training.trainer.resumed, self.training.trainer.outcome)
         assert self.epochs is not None
-        self._log("begin", self.trainer.epoch + 1)
+        self._log("begin", self.training.trainer.epoch + 1)
         metrics = next(self.epochs, None)
         if metrics is not None:
             self._log("end", metrics.epoch)
-            if self.trainer.best is metrics:
-                self._draw()
-        return self._report(metrics, self.trainer.outcome)
+            if self.training.trainer.best is metrics:
+                self.training.draw()
+        return self._report(metrics, self.training.trainer.outcome)
 
     def cleanup(self) -> None:
         """Free what the last trial held."""
@@ -99,69 +88,11 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _build(self, pulse: Pulse) -> Trainer | FoldedTrainer:
-        assignment = self.assignment
-        _require_fit_node(assignment["demands"])  # before anything is written: the storage may not be mounted here
-        self.folder = Path(assignment["folder"])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        search = Path(assignment["search"])
-        if assignment["code"] not in sys.path:  # a user's own model lies beside the search space
-            sys.path.append(assignment["code"])
-        torch.set_num_threads(max(1, int(assignment["cpus"])))
-        experiment = read_experiment(search)
-        split = Split.load(search / "split.json")
-        config = TrainConfig.model_validate(assignment["config"])
-        self.classes = resolve_classes(experiment.data)
-        original = experiment.objective.resolution == "original"
-        weights = assignment["encoder_weights"]
-
-        def trainer_of(train: DecodedPart, val: DecodedPart, masks: OriginalMasks | None, folder: Path) -> Trainer:
-            return Trainer(
-                config,
-                train=train,
-                val=val,
-                classes=len(self.classes),
-                background=experiment.data.background,
-                encoder_weights=Path(weights) if weights else None,
-                folder=folder,
-                workers=assignment["workers"],
-                watch=_watched(val),
-                monitor=experiment.objective.metric,
-                originals=masks,
-                alive=pulse.beat,
-            )
-
-        trainer: Trainer | FoldedTrainer
-        if experiment.data.folds is None:
-            with self._blaming_node():
-                train, self.val = (decoded(experiment.data, split, part, config.size) for part in ("train", "val"))
-            masks = original_masks(experiment.data, split, "val") if original else None
-            trainer = trainer_of(train, self.val, masks, self.folder)
-        else:
-            with self._blaming_node():
-                pool = decoded(experiment.data, split, POOL, config.size)
-            masks = original_masks(experiment.data, split, POOL) if original else None
-            rows = folds(experiment.data, split)
-            self.val = pool.take(rows[0][1])  # the pictures are the first fold's
-
-            def of_folds() -> FoldedTrainer:
-                trainers = []
-                for fold, (train_rows, val_rows) in enumerate(rows):
-                    folder = self.folder / f"fold-{fold}"
-                    folder.mkdir(exist_ok=True)
-                    truth = masks.take(val_rows) if masks is not None else None
-                    trainers.append(trainer_of(pool.take(train_rows), pool.take(val_rows), truth, folder))
-                return FoldedTrainer(trainers, folder=self.folder)
-
-            trainer = of_folds()
-            if trainer.apart:
-                trainer.close()
-                for lost in (*self.folder.glob("fold-*/last.pt"), self.folder / "folds.json"):
-                    lost.unlink(missing_ok=True)
-                trainer = of_folds()
-        self.watch = _watched(self.val)
-        write_text(self.folder / "effective.json", json.dumps(trainer.effective(), indent=1))
-        return trainer
+    def _build(self, heartbeat: Heartbeat) -> Training:
+        _require_fit_node(self.assignment["demands"])  # before anything is written: storage may not be mounted here
+        find_user_code(self.assignment["code"])
+        torch.set_num_threads(max(1, int(self.assignment["cpus"])))
+        return build_training(self.assignment, heartbeat=heartbeat.beat, reading=self._blaming_node)
 
     @contextlib.contextmanager
     def _blaming_node(self) -> Iterator[None]:
@@ -191,23 +122,10 @@ class SegmentationTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes 
             with Path(log).open("a") as file:
                 file.write(f"{what} {self.assignment['number']} {epoch} {os.getpid()} {time.time():.3f}\n")
 
-    def _draw(self) -> None:
-        """Image, truth, prediction and overlay of the watched images, as they are at the best epoch so far."""
-        assert self.trainer is not None
-        predictions = self.trainer.best_predictions
-        if predictions is None:
-            return
-        rows = [
-            PanelRow(self.val.ids[index], self.val.images[index], self.val.masks[index], prediction)
-            for index, prediction in zip(self.watch, predictions, strict=True)
-        ]
-        picture = panel(rows, palette(self.classes))
-        write_atomic(self.folder / "predictions.png", lambda path: picture.save(path, format="PNG"))
-
     def _close(self) -> None:
-        if self.trainer is not None:
-            self.trainer.close()
-        self.trainer = self.epochs = None
+        if self.training is not None:
+            self.training.trainer.close()
+        self.training = self.epochs = None
         gc.collect()  # what a trial leaks on a GPU, the next one on this actor has not
 
 
@@ -227,9 +145,3 @@ def _require_fit_node(demands: dict[str, Any] | None) -> None:
     if problems:
         raise UnfitNode("; ".join(map(str, problems)), ray.get_runtime_context().get_node_id())
     _examined.add(demands["nonce"])
-
-
-def _watched(val: DecodedPart) -> tuple[int, ...]:
-    """Fixed validation images, spread over the set: the same in every trial of a search."""
-    count = min(WATCHED, len(val.ids))
-    return tuple(round((index + 0.5) * len(val.ids) / count - 0.5) for index in range(count))

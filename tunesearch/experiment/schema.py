@@ -9,6 +9,10 @@ from pydantic import BaseModel
 from tunesearch.experiment.sections import FIELDS, NAME_PATTERN, SCHEDULERS, SMOKE_SECTIONS, Objective, SearchSettings
 from tunesearch.segmentation.config import DataConfig, TrainConfig
 
+_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+_SIZE = {"type": "string", "pattern": r"^\s*\d+\s*[xX]\s*\d+\s*$"}
+"""How a file writes a size; the model's own schema knows only the mapping."""
+
 
 def experiment_schema() -> dict[str, Any]:
     """JSON Schema of a search-space file, for editors. Conditions and ranges of single fields are beyond it."""
@@ -20,78 +24,84 @@ def experiment_schema() -> dict[str, Any]:
         return schema
 
     train = of(TrainConfig)
-    # Size is written 256x192 or as a mapping; the model's own schema knows only the mapping.
-    definitions["Size"] = {"anyOf": [{"type": "string", "pattern": r"^\s*\d+\s*[xX]\s*\d+\s*$"}, definitions["Size"]]}
-    scalar = {"type": ["string", "number", "boolean", "null"]}
-    when = {
-        "description": "Parent parameter -> value or values; all parents must hold.",
-        "type": "object",
-        "additionalProperties": {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 1}]},
-        "propertyNames": {"enum": list(FIELDS)},
-    }
-
-    def ends(kind: str) -> dict[str, Any]:
-        return {"type": "array", "items": {"type": kind}, "minItems": 2, "maxItems": 2}
-
-    common = {"when": {"$ref": "#/$defs/When"}}
-    forms = []
-    for key, content, more in (
-        ("choice", {"type": "array", "items": scalar, "minItems": 1, "uniqueItems": True}, {}),
-        ("int", ends("integer"), {"log": {"type": "boolean"}, "step": {"type": "integer", "minimum": 1}}),
-        ("float", ends("number"), {"log": {"type": "boolean"}, "step": {"type": "number", "exclusiveMinimum": 0}}),
-    ):
-        properties = {key: content, **more, **common}
-        forms.append({"type": "object", "properties": properties, "required": [key], "additionalProperties": False})
-    definitions |= {"When": when, "Parameter": {"oneOf": forms}}
     fields = {
         name: {"$ref": "#/$defs/Parameter", "description": train["properties"][name].get("description", "")}
         for name in FIELDS
     }
-    searched: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": fields}
-    schedulers = {kind: of(model) for kind, model in SCHEDULERS.items()}
     sections: dict[str, Any] = {
         "name": {"type": "string", "pattern": NAME_PATTERN},
         "description": {"type": ["string", "null"]},
         "data": of(DataConfig),
         "train": {**train, "required": []},
         "search": of(SearchSettings),
-        "scheduler": {
-            "oneOf": [
-                {"const": "none"},
-                *(
-                    {"type": "object", "properties": {key: model}, "required": [key], "additionalProperties": False}
-                    for key, model in schedulers.items()
-                ),
-            ]
-        },
+        "scheduler": _scheduler({kind: of(model) for kind, model in SCHEDULERS.items()}),
         "objective": of(Objective),
-        "parameters": {**searched, "minProperties": 1},
-        "try_first": {
-            "description": "Full or partial points that are tried before the sampler takes over.",
-            "type": "array",
-            "items": {
-                "type": "object",
-                "minProperties": 1,
-                "propertyNames": {"enum": list(FIELDS)},
-                "additionalProperties": scalar,
-            },
-        },
+        "parameters": {**_object(fields), "minProperties": 1},
+        "try_first": _try_first(),
     }
-    taken_out = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in fields.items()}
-    smoke = {name: sections[name] for name in SMOKE_SECTIONS}
-    smoke["parameters"] = {**searched, "properties": taken_out}
-    sections["smoke"] = {
-        "description": "What --smoke changes beside the data.",
-        "type": "object",
-        "properties": smoke,
-        "additionalProperties": False,
-    }
+    sections["smoke"] = _smoke(sections, fields)
+    definitions["Size"] = {"anyOf": [_SIZE, definitions["Size"]]}
+    definitions |= {"When": _when(), "Parameter": _parameter()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tunesearch search space",
-        "type": "object",
-        "properties": sections,
-        "required": ["name", "parameters"],
-        "additionalProperties": False,
+        **_object(sections, required=["name", "parameters"]),
         "$defs": definitions,
     }
+
+
+def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An object that has these properties and no others."""
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
+
+
+def _when() -> dict[str, Any]:
+    """The condition of a parameter."""
+    return {
+        "description": "Parent parameter -> value or values; all parents must hold.",
+        "type": "object",
+        "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]},
+        "propertyNames": {"enum": list(FIELDS)},
+    }
+
+
+def _parameter() -> dict[str, Any]:
+    """The three forms of a parameter."""
+
+    def ends(kind: str) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": kind}, "minItems": 2, "maxItems": 2}
+
+    log = {"log": {"type": "boolean"}}
+    forms: dict[str, dict[str, Any]] = {
+        "choice": {"choice": {"type": "array", "items": _SCALAR, "minItems": 1, "uniqueItems": True}},
+        "int": {"int": ends("integer"), **log, "step": {"type": "integer", "minimum": 1}},
+        "float": {"float": ends("number"), **log, "step": {"type": "number", "exclusiveMinimum": 0}},
+    }
+    when = {"when": {"$ref": "#/$defs/When"}}
+    return {"oneOf": [_object({**form, **when}, required=[key]) for key, form in forms.items()]}
+
+
+def _scheduler(kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One kind of early stopping with its settings, or none."""
+    return {"oneOf": [{"const": "none"}, *(_object({kind: model}, required=[kind]) for kind, model in kinds.items())]}
+
+
+def _try_first() -> dict[str, Any]:
+    """Points that are tried before the sampler takes over."""
+    return {
+        "description": "Full or partial points that are tried before the sampler takes over.",
+        "type": "array",
+        "items": {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"enum": list(FIELDS)},
+            "additionalProperties": _SCALAR,
+        },
+    }
+
+
+def _smoke(sections: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """What ``--smoke`` changes: some sections, and parameters that are changed or taken out."""
+    smoke = {name: sections[name] for name in SMOKE_SECTIONS}
+    smoke["parameters"] = _object({name: {"anyOf": [schema, {"type": "null"}]} for name, schema in fields.items()})
+    return {"description": "What --smoke changes beside the data.", **_object(smoke)}

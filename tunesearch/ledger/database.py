@@ -103,7 +103,7 @@ class Database:
         self._file_lock = filelock.FileLock(folder / "driver.lock")
         self._guard: Connection | None = None
         self._unguarded_since: float | None = None
-        self.said: Callable[[str], None] = lambda text: None
+        self.on_wait: Callable[[str], None] = lambda text: None
         """Told that a write waits for the database."""
         kept = folder / "ledger.json"
         if kept.is_file():
@@ -252,7 +252,7 @@ class Database:
                 if time.monotonic() > until:
                     raise Halted(f"{self.where}: the ledger cannot be written: {reason(error)}") from error
                 if not told:
-                    self.said(f"the ledger cannot be written ({reason(error)}); waiting for it")
+                    self.on_wait(f"the ledger cannot be written ({reason(error)}); waiting for it")
                     told = True
                 time.sleep(1.0)
 

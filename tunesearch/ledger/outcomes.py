@@ -23,5 +23,22 @@ STATE: dict[Outcome, TrialState] = {
     "cancelled": TrialState.FAIL,
     "duplicate": TrialState.FAIL,
 }
-"""What Optuna is told of each: COMPLETE with a value, PRUNED with its curve, FAIL with nothing to learn from.
-out_of_memory and infeasible carry a violated constraint besides."""
+"""What Optuna is told of each: COMPLETE with a value, PRUNED with its curve, FAIL with nothing to learn from."""
+
+_VIOLATED = ("out_of_memory", "infeasible")
+
+
+def optuna_state(outcome: Outcome, *, repeat: bool) -> TrialState:
+    """The state that a trial ends with; a ``repeat`` of another one's configuration says nothing to the sampler.
+
+    It would take repeats of what is good already for a reason to look nowhere else.
+    """
+    return TrialState.FAIL if repeat else STATE[outcome]
+
+
+def constraints(outcome: Outcome) -> dict[str, float]:
+    """The system attribute by which Optuna knows that a configuration is not feasible; empty where it is.
+
+    It is the one that ``Trial.set_constraint`` writes. A ``Trial`` cannot be had for a trial that was drawn elsewhere.
+    """
+    return {f"constraints:{outcome}": 1.0} if outcome in _VIOLATED else {}

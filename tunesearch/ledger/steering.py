@@ -1,4 +1,4 @@
-"""What a person asks of a search while it runs, or before it is resumed: more trials, a point, a retry, an end.
+"""Asking something of a search while it runs, or before it is resumed: more trials, a point, a retry, repeats, an end.
 
 Each is checked here and left in the ledger, where the driver finds it; see ``Ledger.request``.
 """
@@ -14,6 +14,8 @@ from tunesearch.space import Scalar, text
 
 RETRIED = ("failed", "lost")
 """What ``retry --failed`` trains again."""
+_DECIDED = ("completed", "diverged", "out_of_memory", "infeasible")
+"""Outcomes of a repeat that say something about its configuration; after any other it is trained again."""
 _NOT_AGAIN = {
     "completed": "it was completed",
     "stopped": "early stopping ended it, as it would again",
@@ -62,7 +64,7 @@ def enqueue(ledger: Ledger, point: Mapping[str, Scalar]) -> None:
         if twin is not None:
             hint = f"tunesearch show {ledger.name} tells how it went"
             raise InputError(Problem("enqueue", f"this point equals trial {twin} in effect", hint=hint))
-    if any(wish.parameters == dict(point) for wish in ledger.wishes()):
+    if any(pending.parameters == dict(point) for pending in ledger.requests.points()):
         raise InputError(Problem("enqueue", "this point is waiting already"))
     ledger.request("try", parameters=dict(point), retry_of=None)
 
@@ -94,10 +96,32 @@ def retry(ledger: Ledger, *, failed: bool, trials: Sequence[int]) -> list[int]:
     if failed:
         wanted |= {record.number for record in ledger.counted() if record.outcome in RETRIED}
     wanted -= {record.retry_of for record in ledger.counted() if record.retry_of is not None}
-    wanted -= {wish.retry_of for wish in ledger.wishes() if wish.retry_of is not None}
+    wanted -= {pending.retry_of for pending in ledger.requests.points() if pending.retry_of is not None}
     for number in sorted(wanted):
         ledger.request("try", parameters=ledger.trials[number].parameters, retry_of=number)
     return sorted(wanted)
+
+
+def request_repeats(ledger: Ledger, wanted: Sequence[tuple[int, int]]) -> int:
+    """Ask for the repeats (trial, seed) that have not been decided and are not on their way; gives how many that are.
+
+    What was asked for earlier, is not wanted now and has not begun is taken back: who asked for too much can ask again.
+    """
+    for repeat in ledger.requests.repeats():
+        if (repeat.confirms, repeat.seed) not in wanted:
+            ledger.withdraw(repeat.key)
+    ledger.poll()
+    known = {
+        (record.confirms, record.config.seed)
+        for record in ledger.confirmations()
+        if record.outcome is None or record.outcome in _DECIDED
+    }
+    known |= {(repeat.confirms, repeat.seed) for repeat in ledger.requests.repeats()}
+    missing = [pair for pair in wanted if pair not in known]
+    for trial, seed in missing:
+        ledger.request("confirm", trial=trial, seed=seed)
+    ledger.poll()
+    return len(missing)
 
 
 def stop(ledger: Ledger, trial: int | None) -> None:

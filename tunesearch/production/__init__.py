@@ -1,1 +1,1 @@
-"""From the best configuration to production: export and train."""
+"""What comes after a search: model folders, production training, masks for pictures, evaluation."""

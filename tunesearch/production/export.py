@@ -9,10 +9,12 @@ from typing import Any
 
 from tunesearch.errors import InputError, Problem
 from tunesearch.ledger.records import TrialRecord
-from tunesearch.ledger.store import Ledger, versions
-from tunesearch.production.bundle import FORMATS, Training, own_code, require_new, write_bundle
+from tunesearch.ledger.store import Ledger
+from tunesearch.production.bundle import FORMATS, Training, require_new, write_bundle
 from tunesearch.production.configuration import require_replaceable, write_configuration
+from tunesearch.segmentation.user_code import user_code_files
 from tunesearch.strategy.confirmation import confirmation
+from tunesearch.version import __version__
 
 
 def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def configuration(ledger: Ledger, trial: int | None = None) -> dict[str, Any]:
     best = record.best_epoch(objective).metrics if record.epochs else None
     built = ledger.effective(record.number) or {}
     return {
-        "tunesearch": versions()["tunesearch"],
+        "tunesearch": __version__,
         "search": ledger.name,
         "space": ledger.experiment.name,
         "trial": record.number,
@@ -77,7 +79,7 @@ def export(
     *,
     trial: int | None = None,
     formats: Sequence[str] = FORMATS,
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write a trial as a model folder, or only its configuration where ``output`` ends in .yaml or .yml.
 
@@ -93,7 +95,7 @@ def export(
         write_configuration(document, output)
         return document
     require_new(output)  # said before anything of the trial is
-    return write_bundle(training(ledger, trial), output, formats=formats, said=said)
+    return write_bundle(training(ledger, trial), output, formats=formats, on_message=on_message)
 
 
 def is_configuration(output: Path) -> bool:
@@ -119,7 +121,7 @@ def training(ledger: Ledger, trial: int | None = None) -> Training:
         weights=weights_of(ledger, record),
         effective=json.loads(effective.read_text("utf-8")),
         curve=tuple(record.epochs[epoch].metrics for epoch in sorted(record.epochs)),
-        code=own_code(record.config, ledger.experiment.data),
+        code=user_code_files(record.config, ledger.experiment.data),
         confirmation=confirmed.as_dict() if confirmed is not None and confirmed.done and among else None,
     )
 

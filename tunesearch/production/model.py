@@ -1,4 +1,4 @@
-"""Model: a trained network with everything that is needed to use it, from a model folder or from a search."""
+"""A trained network with everything that is needed to use it, from a model folder or from a search."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 from torch import nn
 
-from tunesearch.engine.preflight import find_own_code
 from tunesearch.errors import InputError, Problem, SearchNameError
 from tunesearch.ledger.names import NAME
 from tunesearch.ledger.records import TrialRecord
 from tunesearch.ledger.store import Ledger
-from tunesearch.production.bundle import Bundle, file_hash, is_bundle, load_network, read_bundle
+from tunesearch.production.bundle import Bundle, is_bundle, load_network, read_bundle
+from tunesearch.production.bundle.hashes import file_hash
 from tunesearch.production.export import chosen, weights_of
 from tunesearch.segmentation.config import ClassSpec, DataConfig, TrainConfig
 from tunesearch.segmentation.data.layouts import resolve_classes
 from tunesearch.segmentation.data.splits import Split
+from tunesearch.segmentation.user_code import find_user_code
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def open_trial(ledger: Ledger, record: TrialRecord) -> Model:
         InputError: the search did not keep its weights; own code that is not there.
         WeightsError: the file of the weights is damaged.
     """
-    find_own_code(str(ledger.attribute("settings", {}).get("code", ".")))
+    find_user_code(str(ledger.attribute("settings", {}).get("code", ".")))
     weights = weights_of(ledger, record)
     classes = resolve_classes(ledger.experiment.data)
     return Model(

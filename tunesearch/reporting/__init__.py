@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file that opens anywhere, also offline. A view of the ledger; it changes nothing.
+"""Views of what is known: the report of a search, tables over trials, the leaderboard. They change nothing.
 
 Called ``reporting`` because ``tunesearch.report`` is the verb.
 """

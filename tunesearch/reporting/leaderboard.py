@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tunesearch.tracking.known import Known
+from tunesearch.tracking.recorded_runs import RecordedRun
 from tunesearch.tracking.store import without_password
 from tunesearch.tracking.tags import MAIN, SAMPLE
 
@@ -90,14 +90,14 @@ class Board:
         return asdict(self)
 
 
-def boards(runs: Iterable[Known], *, top: int) -> list[Board]:
+def boards(runs: Iterable[RecordedRun], *, top: int) -> list[Board]:
     """The boards over what MLflow knows, by the name of the data, the sample last.
 
     Args:
         runs: oldest first.
         top: entries per board.
     """
-    groups: dict[tuple[str, str, str], list[Known]] = {}
+    groups: dict[tuple[str, str, str], list[RecordedRun]] = {}
     for run in runs:
         measure = (run.tags.get("tunesearch.objective", "val_miou"), run.tags.get("tunesearch.resolution", "network"))
         groups.setdefault((run.tags.get("tunesearch.data_digest", ""), *measure), []).append(run)
@@ -121,7 +121,7 @@ def boards(runs: Iterable[Known], *, top: int) -> list[Board]:
     return sorted(found, key=lambda board: (board.sample, board.data, board.digest, board.objective, board.resolution))
 
 
-def _entry(run: Known, objective: str) -> Entry:
+def _entry(run: RecordedRun, objective: str) -> Entry:
     tags = run.tags
     if run.training:
         settings = {name: run.params[name] for name in MAIN if run.params.get(name) not in (None, "None")}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tunesearch.production.evaluate import Evaluation
-from tunesearch.production.labeller import Labeller
+from tunesearch.production.evaluation.result import Evaluation
+from tunesearch.production.prediction.predictor import Predictor
 from tunesearch.segmentation.config import DataConfig
 from tunesearch.segmentation.data.images import Pixels, read_image, read_mask
 from tunesearch.segmentation.data.layouts import Pair
@@ -53,7 +53,7 @@ def _uri(picture: Image.Image, how: Image.Resampling, *, format: str, **options:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """One image with everything that is shown of it: data URIs, its own size (width, height) and its mean IoU."""
 
     title: str
@@ -72,22 +72,22 @@ class Shown:
 
 
 def shown_images(
-    evaluation: Evaluation, labeller: Labeller, pairs: Sequence[Pair], data: DataConfig
-) -> tuple[Shown, ...]:
+    evaluation: Evaluation, predictor: Predictor, pairs: Sequence[Pair], data: DataConfig
+) -> tuple[ShownImage, ...]:
     """The best, the median and the worst image of an evaluation, each once however few there are.
 
     Raises:
         DataError: a file cannot be read.
     """
-    places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(labeller.classes)
-    shown: dict[str, Shown] = {}
+    places, mious, colors = {pair.id: pair for pair in pairs}, dict(evaluation.images), palette(predictor.classes)
+    shown: dict[str, ShownImage] = {}
     for kind, ids in evaluation.chosen(1).items():
         if not ids or ids[0] in shown:
             continue
         pair = places[ids[0]]
-        image, truth = read_image(pair.image), read_mask(pair.mask, data, labeller.classes)
-        predicted = next(labeller.masks([labeller.prepare(image)]))
-        shown[pair.id] = Shown(
+        image, truth = read_image(pair.image), read_mask(pair.mask, data, predictor.classes)
+        predicted = predictor.mask(image)
+        shown[pair.id] = ShownImage(
             title=f"the {kind}",
             id=pair.id,
             miou=float(mious[pair.id] or 0.0),

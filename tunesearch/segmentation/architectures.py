@@ -11,7 +11,7 @@ class Description:
 
     Attributes:
         what: the network.
-        source: the report (by its letter in the README) or the paper that it is from.
+        source: the report (by its letter in docs/systems.md) or the paper that it is from.
         options: fields of TrainConfig that govern its form, besides encoder, dropout and initialization.
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -37,10 +37,11 @@ class WeightAverage:
     @torch.no_grad()
     def _mix(self, averaged: Any, current: Any, _: Tensor | int) -> None:
         if not averaged[0].is_floating_point():  # a batch norm's count of batches
-            torch._foreach_copy_(averaged, current)
+            torch._foreach_copy_(averaged, current)  # torch has no public name for copying many tensors in one call
             return
         t = int(self._averaged.n_averaged)  # on the CPU, so nothing waits for the device
-        torch._foreach_lerp_(averaged, current, 1.0 - min(self.decay, (1 + t) / (10 + t)))
+        mix = get_ema_multi_avg_fn(min(self.decay, (1 + t) / (10 + t)))  # type: ignore[no-untyped-call]
+        mix(averaged, current, t)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -1,4 +1,4 @@
-"""What one epoch of a training brought; without torch, so that who only reads results need not wait for it."""
+"""The metrics of one epoch; without torch, so that who only reads results need not wait for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch brought. Shares are in 0..1, times in seconds.
+    """The metrics of one epoch. Shares are in 0..1, times in seconds.
 
     Without a validation set all that is measured on it is NaN (None in :meth:`as_dict`), and ``val_iou`` empty.
 

@@ -80,8 +80,8 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None:
-        told = re.search(r"\(os error (\d+)\)", str(cause))  # how Rust says it
-        if (cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None) in _FULL:
+        match = re.search(r"\(os error (\d+)\)", str(cause))  # how Rust says it
+        if (cause.errno if isinstance(cause, OSError) else int(match[1]) if match else None) in _FULL:
             return True
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and error.errno is not None:

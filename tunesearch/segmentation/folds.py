@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from tunesearch.segmentation.epoch import EpochMetrics
 from tunesearch.segmentation.files import write_text
-from tunesearch.segmentation.trainer import Trainer, TrainerOutcome
+from tunesearch.segmentation.state import TrainerOutcome
+from tunesearch.segmentation.trainer import Trainer
 
 
 class FoldedTrainer:
@@ -32,8 +33,8 @@ class FoldedTrainer:
         outcome: that of the folds: the first that ends otherwise than completed ends all.
         resumed: the newest mean, where there was one; its epoch is not trained again.
         best: the best epoch so far, by the mean of the monitored metric.
-        apart: whether the checkpoints do not fit together: some of them, or the means, were lost, and a mean over folds
-            of different epochs would be told as that of one. Then all of them must start anew.
+        inconsistent: whether the checkpoints do not fit together: some of them, or the means, were lost, and a mean
+            over folds of different epochs would be reported as that of one. Then all of them must start anew.
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, folder: Path | None) -> None:
@@ -50,7 +51,7 @@ class FoldedTrainer:
             self._add(metrics)
             self.resumed = metrics
         newest = max(trainer.epoch for trainer in self.trainers)
-        self.apart = newest > len(self._means) + 1
+        self.inconsistent = newest > len(self._means) + 1
         if len(self._means) >= max(newest, 1) and all(trainer.outcome == "completed" for trainer in self.trainers):
             self.outcome = "completed"
 
@@ -76,7 +77,7 @@ class FoldedTrainer:
                     self.outcome = trainer.outcome
                     return
                 self._newest[fold] = metrics
-                trainer.rest()  # else every fold would keep its own worker processes
+                trainer.stop_workers()  # else every fold would keep its own worker processes
             mean = _mean([metrics for metrics in self._newest if metrics], len(self._means) + 1, self.monitor)
             self._add(mean)
             if self._file is not None:

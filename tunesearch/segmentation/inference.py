@@ -1,4 +1,4 @@
-"""From a network and a picture of any size to scores and labels of the same size: whole or window by window."""
+"""Inference: scores and labels of a picture of any size, computed whole or window by window."""
 
 from __future__ import annotations
 

@@ -48,3 +48,17 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its kind and the settings of its groups, as read from it. Plain data."""
+    return {
+        "optimizer": type(optimizer).__name__,
+        "optimizer_groups": [
+            {
+                "tensors": len(group["params"]),
+                **{k: v for k, v in group.items() if k not in ("params", "lr") and isinstance(v, int | float | tuple)},
+            }
+            for group in optimizer.param_groups
+        ],
+    }

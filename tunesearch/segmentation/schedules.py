@@ -1,6 +1,6 @@
 """Learning-rate schedules and early stopping as pure functions of what is known: nothing to save, nothing to lose.
 
-A schedule is a function of the number t of optimiser updates and, for the plateau, of what every epoch so far brought.
+A schedule is a function of the number t of optimiser updates and, for the plateau, of a metric of every epoch so far.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Team: the processes that train one network together, each on its share of every batch. Alone it is one process.
 
 It knows torch.distributed and nothing of who started the processes. Gradients are summed and not averaged, because each
-member's losses are divided by what counts in the whole batch (``Loss.part``): the sum is the gradient of one process.
+member's losses are divided by what counts in the whole batch (``Loss.contribution``): the sum is the gradient of one
+process.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ class Team:
     rank: int = 0
     size: int = 1
 
+    def share(self, count: int) -> slice:
+        """This member's share of ``count`` things, which are cut into nearly equal parts as torch.tensor_split does."""
+        sizes = [count // self.size + (part < count % self.size) for part in range(self.size)]
+        return slice(sum(sizes[: self.rank]), sum(sizes[: self.rank + 1]))
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all members, in place; every member gets the same bits."""
         if self.size > 1:
-            _meet(dist.all_reduce, tensor)
+            _run(dist.all_reduce, tensor)
         return tensor
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -49,7 +55,7 @@ class Team:
                 parameter.grad = torch.zeros_like(parameter)
         _flat([parameter.grad for parameter in trained if parameter.grad is not None], dist.all_reduce)
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors by those of the first member."""
         if self.size > 1:
             _flat(list(tensors), lambda flat: dist.broadcast(flat, src=0))
@@ -67,13 +73,13 @@ def _flat(tensors: list[Tensor], collective: Callable[[Tensor], object]) -> None
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in chosen])
-        _meet(collective, flat)
+        _run(collective, flat)
         parts = torch.split(flat, [tensor.numel() for tensor in chosen])
         for tensor, part in zip(chosen, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
 
-def _meet(collective: Callable[[Tensor], object], tensor: Tensor) -> None:
+def _run(collective: Callable[[Tensor], object], tensor: Tensor) -> None:
     """Run a collective.
 
     Raises:

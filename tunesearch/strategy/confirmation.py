@@ -1,4 +1,4 @@
-"""What repeating the best trials over several seeds has shown: a view of the ledger, and its statistics.
+"""What repeating the best trials over several seeds has shown: the statistics of it, over what is known.
 
 The search's own training of a trial is not among its repeats: it was chosen because it was good, so it is biased. A
 trial's interval is Student's t interval of the mean over seeds. Two trials differ where Welch's t interval of the
@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy import stats
 
-from tunesearch.ledger.records import TrialRecord
-from tunesearch.ledger.store import Ledger
+from tunesearch.ledger.records import SearchRecord
 
 LEVEL = 0.95
 """Of every interval."""
-DECIDED = ("completed", "diverged", "out_of_memory", "infeasible")
-"""Outcomes of a repeat that say something about its configuration; after any other it is trained again."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +122,16 @@ class Confirmation:
         return {"level": LEVEL, **asdict(self)}
 
 
-def confirmation(ledger: Ledger) -> Confirmation | None:
+def confirmation(search: SearchRecord) -> Confirmation | None:
     """What the repeats of a search have shown so far; None: nothing was asked to be repeated."""
-    asked = {record.confirms for record in ledger.confirmations()} | {one.confirms for one in ledger.repeats()}
+    begun = {trial.confirms for trial in search.confirmations() if trial.confirms is not None}
+    asked = begun | {repeat.confirms for repeat in search.requests.repeats()}
     if not asked:
         return None
-    found = [_candidate(ledger, number) for number in sorted(number for number in asked if number is not None)]
+    found = [_candidate(search, number) for number in sorted(asked)]
 
     def rank(candidate: Candidate) -> tuple[bool, float, int]:
-        mean = -math.inf if candidate.mean is None else ledger.larger_is_better(candidate.mean)
+        mean = -math.inf if candidate.mean is None else search.larger_is_better(candidate.mean)
         return (not candidate.complete, -mean, candidate.trial)
 
     candidates = tuple(sorted(found, key=rank))
@@ -144,15 +140,15 @@ def confirmation(ledger: Ledger) -> Confirmation | None:
     leader = complete[0] if complete else None
     differences: tuple[Difference, ...] = ()
     if leader is not None:
-        sign = ledger.larger_is_better(1.0)
+        sign = search.larger_is_better(1.0)
         differences = tuple(_difference(leader, other, sign=sign) for other in complete[1:])
     network = None
     if done and leader is not None:
         repeats = zip(leader.values, leader.trials, strict=True)
-        network = max(repeats, key=lambda one: (ledger.larger_is_better(one[0]), -one[1]))[1]
+        network = max(repeats, key=lambda one: (search.larger_is_better(one[0]), -one[1]))[1]
     won = done and len(complete) == len(candidates) > 1 and all(one.shown for one in differences)
     return Confirmation(
-        objective=ledger.experiment.objective.metric,
+        objective=search.experiment.objective.metric,
         candidates=candidates,
         differences=differences,
         leader=None if leader is None else leader.trial,
@@ -160,60 +156,25 @@ def confirmation(ledger: Ledger) -> Confirmation | None:
         network=network,
         verdict=_verdict(candidates, leader, differences, done=done, won=won),
         done=done,
-        test=_test_of(ledger, leader),
-        looks=len(looks(ledger)),
+        test=_test_of(search, leader),
+        looks=len(search.looks),
     )
 
 
-def plan(ledger: Ledger, *, top: int, seeds: int) -> list[tuple[int, int]]:
+def plan(search: SearchRecord, *, top: int, seeds: int) -> list[tuple[int, int]]:
     """The repeats (trial, seed) that are wanted: the ``top`` completed trials, each with ``seeds`` seeds from 1 on.
 
     All trials get the same seeds; one that a trial was searched with is left out for all.
     """
-    completed = [record for record in ledger.counted() if record.outcome == "completed" and record.best is not None]
-    completed.sort(key=lambda record: (-ledger.larger_is_better(record.best or 0.0), record.number))
-    best = completed[:top]
+    best = search.completed()[:top]
     used = {record.config.seed for record in best}
     numbers = [seed for seed in range(1, seeds + len(used) + 1) if seed not in used][:seeds]
     return [(record.number, seed) for seed in numbers for record in best]
 
 
-def request(ledger: Ledger, wanted: Sequence[tuple[int, int]]) -> int:
-    """Ask for the repeats that have not been decided and are not on their way; gives how many that are.
-
-    What was asked for earlier, is not wanted now and has not begun is taken back: who asked for too much can ask again.
-    """
-    for one in ledger.repeats():
-        if (one.confirms, one.seed) not in wanted:
-            ledger.withdraw(one.key)
-    ledger.poll()
-    known = {(record.confirms, record.config.seed) for record in ledger.confirmations() if _counts(record)}
-    known |= {(one.confirms, one.seed) for one in ledger.repeats()}
-    missing = [pair for pair in wanted if pair not in known]
-    for trial, seed in missing:
-        ledger.request("confirm", trial=trial, seed=seed)
-    ledger.poll()
-    return len(missing)
-
-
-def drop_others(ledger: Ledger) -> None:
-    """Remove the weights of every repeat but the leader's, once all have ended."""
-    confirmed = confirmation(ledger)
-    if confirmed is None or not confirmed.done or confirmed.leader is None:
-        return
-    for record in ledger.confirmations():
-        if record.confirms != confirmed.leader:
-            for file in ledger.trial_folder(record.number).rglob("best.safetensors"):
-                file.unlink(missing_ok=True)
-
-
-def _counts(record: TrialRecord) -> bool:
-    return record.outcome is None or record.outcome in DECIDED
-
-
-def _candidate(ledger: Ledger, number: int) -> Candidate:
-    record = ledger.trials[number]
-    repeats = [repeat for repeat in ledger.confirmations() if repeat.confirms == number]
+def _candidate(search: SearchRecord, number: int) -> Candidate:
+    record = search.trials[number]
+    repeats = [repeat for repeat in search.confirmations() if repeat.confirms == number]
     completed = sorted(
         (repeat for repeat in repeats if repeat.outcome == "completed" and repeat.best is not None),
         key=lambda repeat: repeat.config.seed,
@@ -226,7 +187,7 @@ def _candidate(ledger: Ledger, number: int) -> Candidate:
         if repeat.outcome is not None and repeat.config.seed not in ended
     }
     waiting = {repeat.config.seed for repeat in repeats if repeat.outcome is None}
-    waiting |= {one.seed for one in ledger.repeats() if one.confirms == number}
+    waiting |= {one.seed for one in search.requests.repeats() if one.confirms == number}
     values = tuple(float(repeat.best) for repeat in completed if repeat.best is not None)
     mean = statistics.fmean(values) if values else None
     deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -295,28 +256,8 @@ def _verdict(
     return text + (f"; not every repeat was completed: {broken}" if broken else "")
 
 
-# ------------------------------------------------------------------------------------------------------- the test part
-
-
-def looks(ledger: Ledger) -> list[dict[str, Any]]:
-    """Every evaluation on the test part that was recorded, oldest first."""
-    return [look for _, look in sorted(ledger.attributes("test_look:").items())]
-
-
-def record_look(ledger: Ledger, *, by: str, trials: Sequence[int], result: dict[str, Any]) -> None:
-    """Keep that somebody has looked at the test part, and what was seen.
-
-    Args:
-        by: the command.
-        trials: numbers of those whose networks were evaluated.
-        result: plain data.
-    """
-    look = {"at": time.time(), "by": by, "trials": list(trials), "digest": ledger.split.part_digest("test"), **result}
-    ledger.set_attribute(f"test_look:{time.time_ns():020d}:{uuid.uuid4().hex[:8]}", look)
-
-
-def _test_of(ledger: Ledger, leader: Candidate | None) -> dict[str, Any] | None:
+def _test_of(search: SearchRecord, leader: Candidate | None) -> dict[str, Any] | None:
     if leader is None:
         return None
-    found = [look for look in looks(ledger) if look["by"] == "confirm" and set(look["trials"]) <= set(leader.trials)]
+    found = [look for look in search.looks if look["by"] == "confirm" and set(look["trials"]) <= set(leader.trials)]
     return found[-1] if found else None

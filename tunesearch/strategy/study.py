@@ -8,97 +8,90 @@ and the ledger then writes it in one transaction.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tunesearch.experiment import Experiment
-from tunesearch.strategy.samplers import build_sampler
-from tunesearch.strategy.warm_start import WarmStart
+from tunesearch.ledger.outcomes import constraints, optuna_state
+from tunesearch.ledger.records import TrialRecord
+from tunesearch.ledger.warm_start import WarmStart
 
 
-class Mirror:
-    """An in-memory copy of a search's study.
+class MemoryStudy:
+    """An in-memory copy of a search's study, brought up to date from the records before a trial is drawn.
 
     Args:
-        experiment: what is searched, and with which sampler.
-        trials: the ledger's, by number from 0 without gaps.
+        experiment: what is searched.
         warm_start: what the sampler is told of other searches. Their trials stand in front of the study, so that a
             resumed search has them where they were.
+        trials: the ledger's, by number from 0 without gaps, with what samplers keep with them.
     """
 
-    def __init__(
-        self, experiment: Experiment, trials: Iterable[FrozenTrial], *, warm_start: WarmStart | None = None
-    ) -> None:
-        warm_start = warm_start or WarmStart()
+    def __init__(self, experiment: Experiment, warm_start: WarmStart, trials: Iterable[FrozenTrial]) -> None:
         self.experiment = experiment
         self.storage = optuna.storages.InMemoryStorage()
         direction = StudyDirection.MAXIMIZE if experiment.objective.mode == "max" else StudyDirection.MINIMIZE
         self.study = optuna.create_study(direction=direction, storage=self.storage)
-        self.ids: list[int] = []
-        self.proposed = 0
-        """How many trials nobody wished for: the place in the grid and in ``try_first``."""
-        self._warm_seed = warm_start.seed
+        self._study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        self._ids: list[int] = []
+        self._running: dict[int, set[int]] = {}
+        """Trials that have not ended here, and their epochs that are known here."""
         self._before = len(warm_start.prior)
         self.study.add_trials(warm_start.trials(experiment))
         for trial in trials:
             self.study.add_trial(trial)
-            self._note(trial.number)
-            self.proposed += "wish" not in trial.user_attrs
-        self._grid: list[dict[str, Any]] | None = None
+            self._take_note(trial.number, trial)
 
-    def _note(self, number: int) -> None:
-        study = self.storage.get_study_id_from_name(self.study.study_name)
-        self.ids.append(self.storage.get_trial_id_from_study_id_trial_number(study, self._before + number))
+    def __len__(self) -> int:
+        """How many trials of the search it has."""
+        return len(self._ids)
 
-    def draw(self, wish: dict[str, Any] | None = None) -> FrozenTrial | None:
-        """The next trial with all its parameters; None when a grid has no further point.
+    def update(self, records: Mapping[int, TrialRecord]) -> None:
+        """Tell it what happened since: epochs with their running best, and endings."""
+        for number, known in list(self._running.items()):
+            record = records[number]
+            for epoch in sorted(record.epochs.keys() - known):
+                self.storage.set_trial_intermediate_value(self._ids[number], epoch, record.epochs[epoch].best)
+                known.add(epoch)
+            if record.closed:
+                self._end(record)
+
+    def draw(self, sampler: BaseSampler, point: Mapping[str, Any] | None = None) -> FrozenTrial:
+        """The next trial with all its parameters.
 
         Args:
-            wish: a point that a person wants, full or partial; None: it is the sampler's turn.
+            point: values, full or partial, that it must have; None: it is the sampler's turn.
         """
-        number = len(self.ids)
-        search = self.experiment.search
-        if wish is not None:
-            self.study.enqueue_trial(wish)
-        elif search.sampler == "grid":
-            point = self._grid_point(self.proposed)
-            if point is None:
-                return None
-            self.study.enqueue_trial(point)
-        elif self.proposed < len(self.experiment.try_first):
-            self.study.enqueue_trial(self.experiment.try_first[self.proposed])
-        self.proposed += wish is None
-        self.study.sampler = build_sampler(
-            search.sampler, search_seed=search.seed, number=number, warm_start=self._warm_seed
-        )
+        number = len(self)
+        if point is not None:
+            self.study.enqueue_trial(dict(point))
+        self.study.sampler = sampler
         self.experiment.space(self.study.ask())
-        self._note(number)
-        drawn = copy.copy(self.storage.get_trial(self.ids[number]))
+        trial = self.storage.get_trial(self._id_of(number))
+        self._take_note(number, trial)
+        drawn = copy.copy(trial)
         drawn.number = number
         return drawn
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """An epoch's running best."""
-        self.storage.set_trial_intermediate_value(self.ids[number], epoch, value)
+    def _end(self, record: TrialRecord) -> None:
+        assert record.outcome is not None
+        for name, content in constraints(record.outcome).items():
+            self.storage.set_trial_system_attr(self._ids[record.number], name, content)
+        state = optuna_state(record.outcome, repeat=record.confirms is not None)
+        self.study.tell(
+            self._before + record.number, record.best if state is TrialState.COMPLETE else None, state=state
+        )
+        del self._running[record.number]
 
-    def end(self, number: int, state: TrialState, value: float | None, violated: str | None) -> dict[str, Any]:
-        """Close a trial as Optuna is told; gives the system attributes that the sampler keeps with it."""
-        if violated is not None:
-            # The attribute that Trial.set_constraint writes; a Trial cannot be had here without drawing anew.
-            self.storage.set_trial_system_attr(self.ids[number], f"constraints:{violated}", 1.0)
-        self.study.tell(self._before + number, value if state is TrialState.COMPLETE else None, state=state)
-        attributes: dict[str, Any] = self.storage.get_trial(self.ids[number]).system_attrs
-        return attributes
+    def _take_note(self, number: int, trial: FrozenTrial) -> None:
+        self._ids.append(self._id_of(number))
+        if not trial.state.is_finished():
+            self._running[number] = set(trial.intermediate_values)
 
-    def _grid_point(self, number: int) -> dict[str, Any] | None:
-        """The grid's ``number``-th point in a seeded order that spreads over the grid; None behind the last."""
-        if self._grid is None:
-            points = list(self.experiment.space.grid())
-            order = np.random.default_rng(self.experiment.search.seed).permutation(len(points))
-            self._grid = [points[index] for index in order]
-        return self._grid[number] if number < len(self._grid) else None
+    def _id_of(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, self._before + number)

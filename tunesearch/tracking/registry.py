@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunesearch.errors import InputError, Problem
-from tunesearch.tracking.store import KIND, artifact_folder, prepare, prepare_database, reason, without_password
+from tunesearch.tracking.store import experiment_id, prepare, prepare_database, reason, without_password
 
 EXPERIMENT = "tunesearch-models"
 """MLflow's experiment that registered bundles are logged to."""
@@ -92,14 +92,8 @@ def _register(folder: Path, content: dict[str, Any], name: str, uri: str, storag
     known = {key: str(value) for key, value in tags.items() if value is not None}
     with _at(uri), _quiet():
         client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        location = artifact_folder(storage) if uri.startswith("sqlite:") else None
-        number = (
-            experiment.experiment_id
-            if experiment is not None
-            else client.create_experiment(EXPERIMENT, artifact_location=location, tags=KIND)
-        )
-        with mlflow.start_run(experiment_id=number, run_name=f"{name} from {content['name']}", tags=known):
+        experiment = experiment_id(client, EXPERIMENT, uri=uri, storage=storage)
+        with mlflow.start_run(experiment_id=experiment, run_name=f"{name} from {content['name']}", tags=known):
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(_CODE),

@@ -28,6 +28,15 @@ def artifact_folder(storage: Path) -> str:
     return (storage.resolve() / "mlartifacts").as_uri()
 
 
+def experiment_id(client: Any, name: str, *, uri: str, storage: Path) -> str:
+    """MLflow's id of an experiment, made if there is none; artifacts of a local database lie in the storage folder."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = artifact_folder(storage) if uri.startswith("sqlite:") else None
+    return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+
+
 def prepare(*, retries: int) -> None:
     """Let MLflow's client give up a server that does not answer after seconds, not minutes, and say nothing itself."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))

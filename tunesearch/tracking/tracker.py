@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 from tunesearch.ledger.store import Ledger
+from tunesearch.tracking.search_runs import SearchRuns
 from tunesearch.tracking.store import is_refusal, reason, without_password
-from tunesearch.tracking.view import View
 
 _LONGEST_PAUSE = 16.0
 """Seconds between two attempts to reach an MLflow that does not answer."""
@@ -30,7 +30,7 @@ class Tracker:
         ledger: the search.
         uri: MLflow's tracking URI.
         system_metrics: log this machine's load to the parent run while the search goes on.
-        said: told, from that thread, when MLflow does not answer or refuses a trial, and when it has caught up.
+        on_message: told, from that thread, when MLflow does not answer or refuses a trial, and when it has caught up.
 
     Attributes:
         trouble: why MLflow does not have everything, else empty.
@@ -42,19 +42,19 @@ class Tracker:
         uri: str,
         *,
         system_metrics: bool = False,
-        said: Callable[[str], None] = lambda text: None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.ledger = ledger
         self.uri = uri
         self.system_metrics = system_metrics
-        self.said = said
+        self.on_message = on_message
         self.trouble = ""
         self._news = threading.Condition()
         self._changed: set[int] = set()
         self._ending: str | None = None
         self._given_up = threading.Event()
         self._moved = 0.0
-        self._view: View | None = None
+        self._runs: SearchRuns | None = None
         self._waiting: dict[int, None] = {}
         self._refused: dict[int, str] = {}
         self._failures = 0
@@ -116,7 +116,7 @@ class Tracker:
                 pause = 0.0
                 if status is not None:
                     return
-        self._drop_view()
+        self._drop_runs()
 
     def _collect(self, pause: float) -> str | None:
         """Wait for news, or as long as MLflow is to be left alone; take all there is. Gives the status at the end."""
@@ -136,15 +136,15 @@ class Tracker:
         """
         if status is not None and self._had_trouble:  # once more from what MLflow has by now
             self._had_trouble = False
-            self._drop_view()
+            self._drop_runs()
             self._waiting.update(dict.fromkeys(self._refused))
-        if self._view is None:
-            self._view = View(self.ledger, self.uri, self._heard, system_metrics=self.system_metrics)
-            self._waiting.update(dict.fromkeys(self._view.unknown()))
+        if self._runs is None:
+            self._runs = SearchRuns(self.ledger, self.uri, self._on_answer, system_metrics=self.system_metrics)
+            self._waiting.update(dict.fromkeys(self._runs.missing()))
         for number in list(self._waiting):
             del self._waiting[number]
             try:
-                self._view.tell(self.ledger.trials[number])
+                self._runs.log_trial(self.ledger.trials[number])
             except Exception as error:
                 if not is_refusal(error):
                     self._waiting[number] = None  # as the last one: the next round begins with another
@@ -155,25 +155,25 @@ class Tracker:
                 self._refused.pop(number, None)
             self._moved = time.monotonic()
         if status is not None:
-            self._view.finish(status)
+            self._runs.finish(status)
 
-    def _heard(self) -> None:
+    def _on_answer(self) -> None:
         """MLflow answered."""
         if self._given_up.is_set():
             raise _GivenUp
         if not self._failures:  # one that answers some questions and fails at others gets nowhere
             self._moved = time.monotonic()
 
-    def _drop_view(self) -> None:
-        if self._view is not None and self._view.monitor is not None:  # which may wait for MLflow before it ends
-            threading.Thread(target=self._view.monitor.finish, daemon=True).start()
-        self._view = None
+    def _drop_runs(self) -> None:
+        if self._runs is not None and self._runs.monitor is not None:  # which may wait for MLflow before it ends
+            threading.Thread(target=self._runs.monitor.finish, daemon=True).start()
+        self._runs = None
 
     def _lost(self, error: Exception) -> None:
         self.trouble = reason(error)
         self._had_trouble = True
         self._failures += 1
-        self._drop_view()  # the next one asks what MLflow has: it may be another one by then
+        self._drop_runs()  # the next one asks what MLflow has: it may be another one by then
         if self._failures > 1:  # a single failure may be a connection that was closed meanwhile
             self._complain(f"does not answer ({self.trouble}); the search goes on, what is missing is sent later")
 
@@ -192,4 +192,4 @@ class Tracker:
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(Exception):  # what only listens must not end the thread
-            self.said(f"MLflow at {without_password(self.uri)} {text}")
+            self.on_message(f"MLflow at {without_password(self.uri)} {text}")

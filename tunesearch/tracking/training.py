@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesearch.segmentation.epoch import EpochMetrics
-from tunesearch.tracking.store import KIND, artifact_folder, prepare, prepare_database, reason
+from tunesearch.tracking.store import experiment_id, prepare, prepare_database, reason
 from tunesearch.tracking.tags import TRAININGS, parameter
 
 
@@ -49,13 +49,8 @@ class TrainingRun:
             self.client.update_run(self.run_id, status="RUNNING")
             self._best = self.client.get_run(self.run_id).data.metrics.get(f"best_{self.objective}")
             return
-        experiment = self.client.get_experiment_by_name(TRAININGS)
-        if experiment is not None:
-            experiment_id = experiment.experiment_id
-        else:
-            location = artifact_folder(storage) if uri.startswith("sqlite:") else None
-            experiment_id = self.client.create_experiment(TRAININGS, artifact_location=location, tags=KIND)
-        self.run_id = str(self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+        experiment = experiment_id(self.client, TRAININGS, uri=uri, storage=storage)
+        self.run_id = str(self.client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         self.client.log_batch(self.run_id, (), [Param(key, parameter(value)) for key, value in params.items()], ())
 
     def _try(self, work: Callable[[], object]) -> None:

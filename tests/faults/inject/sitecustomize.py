@@ -96,8 +96,12 @@ def inside(owner: Any, name: str, point: str) -> None:
     setattr(owner, name, wrapped)
 
 
+def _asking(module: ModuleType) -> None:
+    around(module.Asker, "ask", "ledger.ask")  # type: ignore[attr-defined]
+
+
 def _ledger(module: ModuleType) -> None:
-    for name in ("ask", "commit_epoch", "end"):
+    for name in ("commit_epoch", "end"):
         around(module.Ledger, name, f"ledger.{name}")  # type: ignore[attr-defined]
 
 
@@ -115,7 +119,7 @@ def _asha(module: ModuleType) -> None:
     around(module.Asha, "stops", "asha", at_a_rung)  # type: ignore[attr-defined]
 
 
-def _searcher(module: ModuleType) -> None:
+def _conductor(module: ModuleType) -> None:
     around(module.Conductor, "take", "take")  # type: ignore[attr-defined]
 
 
@@ -146,9 +150,10 @@ def _mlflow(module: ModuleType) -> None:
 
 
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "tunesearch.engine.asking": _asking,
     "tunesearch.ledger.store": _ledger,
     "tunesearch.strategy.asha": _asha,
-    "tunesearch.engine.searcher": _searcher,
+    "tunesearch.engine.conductor": _conductor,
     "tunesearch.segmentation.files": _files,
     "optuna.storages._rdb.storage": _database,
     "mlflow.tracking.client": _mlflow,

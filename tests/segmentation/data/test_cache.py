@@ -16,8 +16,10 @@ from PIL import Image
 
 from tunesearch.errors import DataError, DiskFull
 from tunesearch.segmentation.config import DataConfig, Size
-from tunesearch.segmentation.data import cache as cache_module
-from tunesearch.segmentation.data.cache import decoded, original_masks, resize_image, resize_mask
+from tunesearch.segmentation.data.cache import build as build_module
+from tunesearch.segmentation.data.cache import decoded, original_masks
+from tunesearch.segmentation.data.cache import entry as entry_module
+from tunesearch.segmentation.data.resize import resize_image, resize_mask
 from tunesearch.segmentation.data.splits import freeze_split
 from tunesearch.segmentation.files import cache_folder
 
@@ -69,7 +71,7 @@ def test_enlarged_masks_have_no_new_labels() -> None:
 def test_second_call_builds_nothing(voc_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     split = freeze_split(voc_config)
     first = decoded(voc_config, split, "train", SIZE)
-    monkeypatch.setattr(cache_module, "_build", None)
+    monkeypatch.setattr(build_module, "_build", None)
     assert np.array_equal(decoded(voc_config, split, "train", SIZE).images, first.images)
 
 
@@ -142,21 +144,21 @@ def test_checksums_are_computed_once_per_process(voc_config: DataConfig, monkeyp
     split = freeze_split(voc_config)
     decoded(voc_config, split, "train", SIZE)
     computed: list[str] = []
-    crc32 = cache_module._crc32
-    monkeypatch.setattr(cache_module, "_crc32", lambda path: computed.append(path.name) or crc32(path))
+    crc32 = entry_module._crc32
+    monkeypatch.setattr(entry_module, "_crc32", lambda path: computed.append(path.name) or crc32(path))
     for _ in range(3):
         part = decoded(voc_config, split, "train", SIZE)
     assert computed == ["images.npy", "masks.npy"]
-    monkeypatch.setattr(cache_module, "_verified", set())
+    monkeypatch.setattr(entry_module, "_verified", set())
     pickle.loads(pickle.dumps(part))
-    pickle.loads(pickle.dumps(part.take([1])))
+    pickle.loads(pickle.dumps(part.subset([1])))
     assert len(computed) == 2
 
 
 def test_entries_of_another_format_stay_unused(voc_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     split = freeze_split(voc_config)
     with monkeypatch.context() as earlier:
-        earlier.setattr(cache_module, "FORMAT", cache_module.FORMAT - 1)
+        earlier.setattr(build_module, "FORMAT", build_module.FORMAT - 1)
         before = decoded(voc_config, split, "train", SIZE).folder
     now = decoded(voc_config, split, "train", SIZE).folder
     assert before is not None
@@ -180,7 +182,7 @@ import sys, time
 from pathlib import Path
 from typing import Any
 from tunesearch.segmentation.config import DataConfig, Size
-from tunesearch.segmentation.data import cache
+from tunesearch.segmentation.data.cache import build as cache
 from tunesearch.segmentation.data.splits import freeze_split
 
 root, log = Path(sys.argv[1]), Path(sys.argv[2])
@@ -248,7 +250,7 @@ def test_a_folder_that_cannot_be_written(voc_config: DataConfig, tmp_path: Path)
 def test_rows_share_the_whole_parts_arrays(voc_config: DataConfig) -> None:
     """Oracle: NumPy's own indexing of the whole arrays."""
     whole = decoded(voc_config, freeze_split(voc_config), "train+val", SIZE)
-    part = whole.take([4, 0, 5])
+    part = whole.subset([4, 0, 5])
     assert part.ids == ("e", "a", "f")
     assert len(part) == len(part.images) == 3
     assert part.images.shape == (3, 16, 24, 3)
@@ -279,7 +281,7 @@ def test_original_masks_are_as_in_the_files(folders: Path, save: Any) -> None:
     by_id = {item.id: index for index, item in enumerate(split.items("train+val"))}
     for number in range(3):
         assert np.array_equal(masks[by_id[str(number)]], truth[number])
-    taken = masks.take([by_id["2"], by_id["0"]])
+    taken = masks.subset([by_id["2"], by_id["0"]])
     assert len(taken) == 2
     assert np.array_equal(taken[1], truth[0])
     again = original_masks(data, split, "train+val")

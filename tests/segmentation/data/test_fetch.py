@@ -22,7 +22,7 @@ from torchvision.datasets import voc
 
 from tunesearch.errors import DataError, InputError
 from tunesearch.segmentation.config import DataConfig
-from tunesearch.segmentation.data import fetch as module
+from tunesearch.segmentation.data import download as module
 from tunesearch.segmentation.data.fetch import DATASETS, fetch
 from tunesearch.segmentation.data.layouts import find_pairs
 
@@ -176,7 +176,7 @@ def test_fetched_once(server: Server, content: bytes, tmp_path: Path) -> None:
 
     asked = len(server.requests)
     said: list[str] = []
-    assert fetch("voc2012", tmp_path / "data", said=said.append) == folder
+    assert fetch("voc2012", tmp_path / "data", log=said.append) == folder
     assert said == [f"{folder} is there already"]
     assert len(server.requests) == asked
 
@@ -212,7 +212,7 @@ def test_the_command_given_again_goes_on(
     assert "5.0 kB of" in message
     assert "the same command goes on from there" in message
     said: list[str] = []
-    fetch("voc2012", tmp_path, said=said.append)
+    fetch("voc2012", tmp_path, log=said.append)
     assert server.gets() == [(0, 200, 5000), (5000, 206, len(content) - 5000)]
     assert any("going on at 5.0 kB" in line for line in said)
 
@@ -261,7 +261,7 @@ def test_nobody_answers(content: bytes, server: Server, tmp_path: Path, monkeypa
     monkeypatch.setitem(voc.DATASET_YEAR_DICT, "2012", row)
     said: list[str] = []
     with pytest.raises(DataError, match=r"must be reachable, but got Connection refused \(nothing has come yet\)"):
-        fetch("voc2012", tmp_path, said=said.append)
+        fetch("voc2012", tmp_path, log=said.append)
     assert len(said) == 2  # WAITS
     assert not list(tmp_path.iterdir())
 
@@ -368,7 +368,7 @@ def test_the_disk_is_full(server: Server, content: bytes, tmp_path: Path, monkey
     if not full.exists():
         pytest.skip("needs /dev/full")
     (tmp_path / f"{TAR}.part").symlink_to(full)
-    monkeypatch.setattr(module._Download, "discard", lambda self: None)
+    monkeypatch.setattr(module.Download, "discard", lambda self: None)
     assert f"must be writable: {os.strerror(errno.ENOSPC)}" in _refused(tmp_path)
 
 

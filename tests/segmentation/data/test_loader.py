@@ -89,7 +89,7 @@ def test_augmentation_differs_in_every_batch_and_epoch() -> None:
     copies = DecodedPart(one.images.repeat(6, axis=0), one.masks.repeat(6, axis=0), tuple("abcdef"))
     loader = train_loader(copies, config(batch_size=2, augmentation_strength=1.0), workers=2)
     images = [image for epoch in range(4) for batch, _ in loader.epoch(epoch) for image in batch]
-    loader.close()
+    loader.stop_workers()
     original = torch.from_numpy(one.images[0]).permute(2, 0, 1)
     changed = [item for item in images if not torch.equal(item, original) and not torch.equal(item, original.flip(2))]
     assert len(changed) > 15
@@ -130,7 +130,7 @@ def test_workers_never_change_the_result(fields: dict[str, Any]) -> None:
         assert same([first], [next(iter(alone.epoch(2)))])
         assert same(list(alone.epoch(3)), list(helped.epoch(3)))
     finally:
-        helped.close()
+        helped.stop_workers()
 
 
 @pytest.mark.parametrize("fields", FEATURES[1:], ids="-".join)
@@ -332,7 +332,7 @@ def test_background_is_never_made_up(fields: dict[str, Any]) -> None:
 
 def test_a_part_of_some_rows_is_read_by_them() -> None:
     whole = part()
-    some = whole.take([7, 2, 5])
+    some = whole.subset([7, 2, 5])
     copied = DecodedPart(whole.images[[7, 2, 5]], whole.masks[[7, 2, 5]], ("7", "2", "5"))
     for fields in FEATURES:
         loaders = [train_loader(one, config(**{"size": "48x32", **fields})) for one in (some, copied)]

@@ -45,7 +45,7 @@ def test_nearly_constant_pictures_lose_no_digits() -> None:
 
 def test_rows_of_a_shared_array() -> None:
     whole = DecodedPart(IMAGES, np.zeros(IMAGES.shape[:3], np.uint8), tuple("abcde"))
-    assert mean_and_std(whole.take([3, 1]).images) == mean_and_std(IMAGES[[3, 1]])
+    assert mean_and_std(whole.subset([3, 1]).images) == mean_and_std(IMAGES[[3, 1]])
 
 
 def test_no_images() -> None:

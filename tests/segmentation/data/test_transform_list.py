@@ -219,9 +219,9 @@ def test_turns_by_ninety_degrees_need_a_square(name: str) -> None:
     check_augmentation(config([{name: {}}], size="64x64"))
 
 
-def test_the_readmes_own_list() -> None:
-    """Oracle: the README."""
-    text = (Path(__file__).parents[3] / "README.md").read_text()
+def test_the_documentations_own_list() -> None:
+    """Oracle: docs/search-space.md."""
+    text = (Path(__file__).parents[3] / "docs" / "search-space.md").read_text()
     block = next(part.split("```")[0] for part in text.split("```yaml\n") if part.startswith("train:\n  augmentation:"))
     items = YAML(typ="safe", pure=True).load(block)["train"]["augmentation"]
     assert len(items) == 3

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from tunesearch.segmentation.data.images import VOID, Pixels
-from tunesearch.segmentation.data.windows import Pair, cut, random_place, scaled
+from tunesearch.segmentation.data.windows import ImageAndMask, cut, random_place, scaled
 
 SCALES = (0.8, 1.25)
 """How much smaller or larger what is pasted may become: the standard jitter of the paper."""
@@ -14,13 +14,13 @@ SCALES = (0.8, 1.25)
 
 def copy_paste(
     image: Pixels, mask: Pixels, other: Pixels, labels: Pixels, rng: np.random.Generator, *, background: int | None
-) -> Pair:
+) -> ImageAndMask:
     """``image`` with objects of ``other`` laid over it, and ``mask`` with their labels.
 
     After Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation (2021), made
     simpler for masks that know classes but no single objects: what is pasted is all of a random, non-empty set of the
     classes in the other mask. The other picture is first mirrored (every second time), scaled within ``SCALES``, and
-    moved at random so far that it stays inside, or covers everything. Without objects the pair stays as it is. The
+    moved at random so far that it stays inside, or covers everything. Without objects both stay as they are. The
     arrays given are never written to.
 
     Args:

@@ -1,4 +1,4 @@
-"""One file to one array. Pillow reads; the rules that turn every kind of file into the same array stand here.
+"""Reading images and masks: Pillow reads; the rules that turn every kind of file into the same array stand here.
 
 Images become RGB uint8: grey is repeated over the channels; a palette is looked up; alpha is dropped, not blended; CMYK
 is converted; 16-bit grey is divided by 257, so that 65535 becomes 255 (Pillow itself would clip); of 16-bit RGB Pillow

@@ -27,7 +27,7 @@ from tunesearch.segmentation.data.augmentation import pipeline
 from tunesearch.segmentation.data.cache import DecodedPart
 from tunesearch.segmentation.data.copy_paste import copy_paste
 from tunesearch.segmentation.data.transform_list import reseed, wrong_size
-from tunesearch.segmentation.data.windows import Pair, Place, cut, five, grid, moved, random_place, scaled
+from tunesearch.segmentation.data.windows import ImageAndMask, Place, cut, five, grid, moved, random_place, scaled
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images uint8 (N, 3, H, W) in channels_last memory, RGB; masks uint8 (N, H, W). Both eight times smaller to move than
@@ -59,7 +59,7 @@ class TrainLoader:
         self.batch_size = config.batch_size
         self.size = batches.size
         self.augmentation = batches.transform
-        self._loader = _torch_loader(batches, self._plan, workers=workers, pin_memory=pin_memory)
+        self._loader = BatchLoader(batches, self._plan, workers=workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -93,9 +93,9 @@ class TrainLoader:
         self._plan.epoch = number
         yield from self._loader
 
-    def close(self) -> None:
-        """End the workers; they start again when they are needed."""
-        self._loader._iterator = None
+    def stop_workers(self) -> None:
+        """End the worker processes; they start again when they are needed."""
+        self._loader.stop_workers()
 
 
 def train_loader(
@@ -121,13 +121,13 @@ def train_loader(
     return TrainLoader(part, config, background=background, workers=workers, pin_memory=pin_memory)
 
 
-def val_loader(part: DecodedPart, batch_size: int, *, workers: int = 0, pin_memory: bool = False) -> DataLoader[Batch]:
+def val_loader(part: DecodedPart, batch_size: int, *, workers: int = 0, pin_memory: bool = False) -> BatchLoader:
     """Batches of ``part`` in its own order, whole and not augmented; ``len`` gives their number."""
     chunks = [
         (0, number, range(start, min(start + batch_size, len(part))))
         for number, start in enumerate(range(0, len(part), batch_size))
     ]
-    return _torch_loader(_Whole(part), chunks, workers=workers, pin_memory=pin_memory)
+    return BatchLoader(_Whole(part), chunks, workers=workers, pin_memory=pin_memory)
 
 
 Item = tuple[int, int, Sequence[int]]
@@ -203,53 +203,77 @@ class _Batches(_Whole):
         for place, one in enumerate(items):
             showing, window = divmod(one, self.per_showing)
             index = showing % len(self.part)
-            pair = all_images[index], all_masks[index]
+            shown = all_images[index], all_masks[index]
             if self.copy_paste and len(self.part) > 1 and rng.random() < self.copy_paste:
                 other = (index + 1 + int(rng.integers(len(self.part) - 1))) % len(self.part)
-                pair = copy_paste(*pair, all_images[other], all_masks[other], rng, background=self.background)
+                shown = copy_paste(*shown, all_images[other], all_masks[other], rng, background=self.background)
             if self.cuts:
-                pair = self._cut(pair, window, rng)
+                shown = self._cut(shown, window, rng)
             if self.transform is not None:
-                pair = _augmented(self.transform, pair)
-            images[place], masks[place] = pair
+                shown = _augmented(self.transform, shown)
+            images[place], masks[place] = shown
         return _tensors(images, masks)
 
-    def _cut(self, pair: Pair, window: int, rng: np.random.Generator) -> Pair:
+    def _cut(self, shown: ImageAndMask, window: int, rng: np.random.Generator) -> ImageAndMask:
         if self.scale_jitter:
-            pair = scaled(*pair, float(rng.uniform(1 - self.scale_jitter, 1 + self.scale_jitter)))
-        size = (pair[1].shape[0], pair[1].shape[1])
+            shown = scaled(*shown, float(rng.uniform(1 - self.scale_jitter, 1 + self.scale_jitter)))
+        size = (shown[1].shape[0], shown[1].shape[1])
         if self.windows is None:
             place = random_place(size, self.size, rng)
         else:
             place = moved(self.windows[window], self.whole, size, self.size)
-        return cut(*pair, place, self.size)
+        return cut(*shown, place, self.size)
 
 
-def _augmented(transform: albumentations.Compose, pair: Pair) -> Pair:
-    made = transform(image=pair[0], mask=pair[1])
-    if made["mask"].shape != pair[1].shape:
-        raise InputError(wrong_size(made["mask"], pair[1]))
+class BatchLoader:
+    """torch's DataLoader over whole batches, in one order or another; iterating gives an epoch.
+
+    Attributes:
+        dataset: makes a batch from its description.
+    """
+
+    def __init__(self, dataset: _Whole, plan: Any, *, workers: int, pin_memory: bool) -> None:
+        self.dataset = dataset
+        self._plan = plan
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._torch: DataLoader[Batch] | None = None
+        if workers == 0:
+            _one_thread(0)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._torch is None:
+            self._torch = DataLoader(
+                self.dataset,
+                sampler=self._plan,
+                batch_size=None,
+                num_workers=self._workers,
+                persistent_workers=self._workers > 0,
+                pin_memory=self._pin_memory,
+                worker_init_fn=_one_thread,
+                generator=torch.Generator(),  # its own: the global one belongs to initial weights and dropout
+            )
+        return iter(self._torch)
+
+    def stop_workers(self) -> None:
+        """End the worker processes, which live as long as torch's loader; they start again when they are needed."""
+        self._torch = None
+
+
+def _augmented(transform: albumentations.Compose, shown: ImageAndMask) -> ImageAndMask:
+    image, mask = shown
+    made = transform(image=image, mask=mask)
+    if made["mask"].shape != mask.shape:
+        raise InputError(wrong_size(made["mask"], mask))
     return made["image"], made["mask"]
 
 
 def _tensors(images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> Batch:
     # (N, H, W, 3) in memory seen as (N, 3, H, W) is what torch calls channels_last: no copy.
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
-
-
-def _torch_loader(dataset: _Whole, plan: Any, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    if workers == 0:
-        _one_thread(0)
-    return DataLoader(
-        dataset,
-        sampler=plan,
-        batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-        generator=torch.Generator(),  # its own: the global one belongs to initial weights and dropout
-    )
 
 
 def _one_thread(_: int) -> None:

@@ -1,4 +1,4 @@
-"""One colour per class."""
+"""Palettes: one colour per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Split: which file is in which part, frozen with the content of every file, so that it means the same next year."""
+"""Split: which file is in which part, fixed with the content of every file, so that it means the same next year."""
 
 from __future__ import annotations
 

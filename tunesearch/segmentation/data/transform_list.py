@@ -44,7 +44,8 @@ def _for_masks(kind: Any) -> bool:
         return False
     if issubclass(kind, albumentations.ImageOnlyTransform):
         return kind is not albumentations.ImageOnlyTransform
-    targets = getattr(kind, "_targets", ())  # the base classes have none
+    # The base classes have none. Before an instance is made the library has no public name for it.
+    targets = getattr(kind, "_targets", ())
     return isinstance(targets, tuple) and Targets.MASK in targets
 
 
@@ -54,7 +55,7 @@ _TRANSFORMS = {name: kind for name, kind in _TRANSFORMS.items() if _for_masks(ki
 _RESIZING = ("LongestMaxSize", "RandomResizedCrop", "RandomScale", "RandomSizedCrop", "Resize", "SmallestMaxSize")
 """Where OpenCV's INTER_NEAREST takes the label of a pixel's corner, half a pixel beside what the image shows."""
 
-_CHATTER = ("is a special case of", "is a specialized version of", "is an alias for", "is very slow")
+_ADVICE = ("is a special case of", "is a specialized version of", "is an alias for", "is very slow")
 """Of what albumentations warns about while it builds a transform, this is advice. All else says that an argument was
 changed or not used."""
 
@@ -147,14 +148,14 @@ def _constant(argument: str, value: str, path: str, problems: list[Problem]) -> 
 
 
 def _construct(kind: Any, arguments: dict[str, Any], path: str, problems: list[Problem]) -> Any:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             made = kind(**arguments)
         except Exception as error:  # a transform's own check may raise anything
             problems.extend(_refused(error, path))
             return None
-    objections = [str(item.message) for item in told if not any(text in str(item.message) for text in _CHATTER)]
+    objections = [str(item.message) for item in caught if not any(text in str(item.message) for text in _ADVICE)]
     problems.extend(Problem(WHERE, f"albumentations objects: {text}", path=path) for text in objections)
     return None if objections else made
 

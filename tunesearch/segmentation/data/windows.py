@@ -1,4 +1,4 @@
-"""Windows: where they lie, and how a pair is scaled to and cut out of one. Sizes are (height, width) in pixels."""
+"""Windows: where they lie, and how an image and its mask are scaled and cut. Sizes are (height, width) in pixels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 
 from tunesearch.segmentation.config import Size
-from tunesearch.segmentation.data.cache import resize_image, resize_mask
 from tunesearch.segmentation.data.images import VOID, Pixels
+from tunesearch.segmentation.data.resize import resize_image, resize_mask
 
 Place = tuple[int, int]
 """Top and left edge of a window; negative where it begins outside of the image."""
-Pair = tuple[Pixels, Pixels]
+ImageAndMask = tuple[Pixels, Pixels]
 """Image uint8 (H, W, 3) and mask uint8 (H, W)."""
 
 
@@ -59,15 +59,15 @@ def moved(place: Place, size: tuple[int, int], to: tuple[int, int], window: tupl
     return top, left
 
 
-def scaled(image: Pixels, mask: Pixels, factor: float) -> Pair:
+def scaled(image: Pixels, mask: Pixels, factor: float) -> ImageAndMask:
     """Both scaled by ``factor`` as the decoded cache resizes them, at least 1x1."""
     height, width = (max(1, round(side * factor)) for side in mask.shape)
     size = Size.model_construct(width=width, height=height)  # unchecked: scaled pictures may be below 16 pixels
     return resize_image(image, size), resize_mask(mask, size)
 
 
-def cut(image: Pixels, mask: Pixels, place: Place, window: Sequence[int]) -> Pair:
-    """The part of a pair in a window. What lies outside is the image mirrored at its border, and void in the mask."""
+def cut(image: Pixels, mask: Pixels, place: Place, window: Sequence[int]) -> ImageAndMask:
+    """An image and its mask in a window. What lies outside is the image mirrored at its border, void in the mask."""
     (height, width), (top, left) = mask.shape, place
     above, before = max(0, -top), max(0, -left)
     below, behind = max(0, top + window[0] - height), max(0, left + window[1] - width)

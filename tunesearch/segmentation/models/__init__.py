@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tunesearch.errors import InputError, Problem
 from tunesearch.segmentation.config import IMPORT_PATH, TrainConfig
-from tunesearch.segmentation.models.conv_stack import ConvStack
-from tunesearch.segmentation.models.deconvolution import ConvDeconv
-from tunesearch.segmentation.models.deep_unet import DeepUNet
-from tunesearch.segmentation.models.encoder_decoder import EncoderDecoder
-from tunesearch.segmentation.models.fcn import FCN
 from tunesearch.segmentation.models.freezing import Freezing, freeze
 from tunesearch.segmentation.models.initialization import initialize
 from tunesearch.segmentation.models.library import (
@@ -30,43 +22,19 @@ from tunesearch.segmentation.models.library import (
     misfit,
     normalisation,
 )
-from tunesearch.segmentation.models.residual_unet import ResidualUNet
 from tunesearch.segmentation.models.unet import MEDIUM, ORIGINAL, SMALL, UNet
-from tunesearch.segmentation.models.unpooling import MaxUnpooling
 from tunesearch.segmentation.models.weights import load_encoder
+from tunesearch.segmentation.reports import networks as reports
+from tunesearch.segmentation.user_code import import_object
 
-__all__ = ["NETWORKS", "SegmentationModel", "build_model", "import_object"]
-
-
-def _encoder_decoder(config: TrainConfig, classes: int) -> EncoderDecoder:
-    return EncoderDecoder(
-        classes,
-        depth=config.depth,
-        width=config.width,
-        upsampling="bilinear" if config.upsampling == "default" else config.upsampling,
-        double_conv=config.double_conv,
-        batch_norm=config.batch_norm,
-        skip_connections=config.skip_connections,
-        residual=config.residual,
-        dropout=config.dropout,
-        dropout_places=config.dropout_places,
-    )
-
+__all__ = ["NETWORKS", "SegmentationModel", "build_model"]
 
 NETWORKS: dict[str, Builder] = {
     "unet": lambda config, classes: UNet(classes, ORIGINAL, config.dropout),
     "unet_medium": lambda config, classes: UNet(classes, MEDIUM, config.dropout),
     "unet_small": lambda config, classes: UNet(classes, SMALL, config.dropout),
     "unet_bn": lambda config, classes: UNet(classes, ORIGINAL, config.dropout, decoder_norm=True),
-    "unet_deep": lambda config, classes: DeepUNet(classes, config.dropout),
-    "resunet": lambda config, classes: ResidualUNet(classes, config.dropout),
-    "fcn": lambda config, classes: FCN(classes, config.dropout),
-    "conv_stack": lambda config, classes: ConvStack(
-        classes, depth=config.depth, width=config.width, dropout=config.dropout
-    ),
-    "encoder_decoder": _encoder_decoder,
-    "conv_deconv": lambda config, classes: ConvDeconv(classes, config.dropout),
-    "max_unpooling": lambda config, classes: MaxUnpooling(classes, config.dropout),
+    **reports.NETWORKS,
     **dict.fromkeys(LIBRARY, build_library),
 }
 """Every architecture: (configuration, number of classes) -> network, with random weights."""
@@ -114,33 +82,35 @@ class SegmentationModel(nn.Module):
         enough = max(length, self.smallest)
         return enough + -enough % self.multiple - length
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The network's encoder, where it is one on an encoder."""
+        encoder: nn.Module | None = getattr(self.network, "encoder", None) if self.freezing is not None else None
+        return encoder
+
+    def describe(self) -> dict[str, Any]:
+        """What was built, as read from the modules. Plain data."""
+        parameters = list(self.parameters())
+        return {
+            "network": type(self.network).__name__,
+            "encoder": type(self.encoder).__name__ if self.encoder is not None else None,
+            "parameters": sum(p.numel() for p in parameters),
+            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "encoder_layers": self.freezing.layers if self.freezing else None,
+            "encoder_layers_trained": self.freezing.trained if self.freezing else None,
+            "dropout": sorted({m.p for m in self.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)}),
+            "normalisation": {
+                "mean": [round(v / 255, 6) for v in self.mean.flatten().tolist()],
+                "std": [round(v / 255, 6) for v in self.std.flatten().tolist()],
+            },
+        }
+
     def train(self, mode: bool = True) -> SegmentationModel:
         """As in torch, but frozen norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.freezing is not None:
-            self.freezing.hold()
+            self.freezing.freeze_norms()
         return self
-
-
-def import_object(path: str, what: str) -> Any:
-    """The function or class behind ``module:attribute``, a user's own model or loss.
-
-    Raises:
-        InputError: it cannot be imported or called.
-    """
-    module_name, _, attribute = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way while it is imported
-        hint = "put the module beside the file that names it, or on PYTHONPATH"
-        said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
-        problem = Problem(what, "must be importable as module:attribute", value=f"{path} ({said})", hint=hint)
-        raise InputError(problem) from error
-    if not callable(found):
-        raise InputError(Problem(what, "must be a function or a class", value=f"{path}, {type(found).__name__}"))
-    return found
 
 
 def build_model(config: TrainConfig, classes: int, *, encoder_weights: Path | None = None) -> SegmentationModel:

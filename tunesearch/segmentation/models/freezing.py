@@ -1,4 +1,4 @@
-"""Fine-tune fraction: which of an encoder's layers are trained, counted from its output side."""
+"""Freezing: which of an encoder's layers are trained, counted from its output side (``finetune_fraction``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+
+NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Norms that may keep running statistics; timm's are subclasses of these."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Freezing:
     trained: int
     frozen_norms: tuple[nn.Module, ...]
 
-    def hold(self) -> None:
-        """Keep the frozen norms in evaluation mode; call after every ``model.train()``."""
+    def freeze_norms(self) -> None:
+        """Put the frozen norms into evaluation mode; call after every ``model.train()``."""
         for norm in self.frozen_norms:
             norm.eval()
 
@@ -48,7 +53,7 @@ def encoder_layers(encoder: nn.Module) -> list[list[nn.Module]]:
     own_state = [
         module
         for module in encoder.modules()
-        if next(module.parameters(recurse=False), None) is not None or isinstance(module, _NormBase)
+        if next(module.parameters(recurse=False), None) is not None or isinstance(module, NORMS)
     ]
     hooks = [module.register_forward_hook(note) for module in own_state]
     was_training = {module: module.training for module in encoder.modules()}
@@ -93,5 +98,5 @@ def freeze(encoder: nn.Module, fraction: float) -> Freezing:
     used = [module for layer in layers for module in layer]
     frozen = [module for layer in layers[: len(layers) - trained] for module in layer]
     frozen += [module for module in encoder.modules() if module not in set(used)]
-    norms = tuple(module for module in frozen if isinstance(module, _NormBase))
+    norms = tuple(module for module in frozen if isinstance(module, NORMS))
     return Freezing(layers=len(layers), trained=trained, frozen_norms=norms)

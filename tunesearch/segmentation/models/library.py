@@ -1,4 +1,4 @@
-"""Networks on encoders of segmentation-models-pytorch: its own families, and the decoders of reports B and D."""
+"""Networks on encoders of segmentation-models-pytorch: that library's own, and two decoders of the reports."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
-import timm
-from segmentation_models_pytorch.encoders import encoders as smp_encoders
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from tunesearch.errors import Infeasible, Problem, nearest
 from tunesearch.segmentation.config import TrainConfig
-from tunesearch.segmentation.models.deconvolution import EncoderDeconv
-from tunesearch.segmentation.models.upsampling import UpsamplingDecoder
+from tunesearch.segmentation.reports.networks import DECODERS
 
 Builder = Callable[[TrainConfig, int], Any]
 
@@ -28,6 +23,13 @@ _TIMM_NAMES = {"xception": "legacy_xception", "inceptionv4": "inception_v4", "in
 
 MISFITS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError)
 """What the libraries raise for an encoder that a network cannot be built on."""
+
+
+def _smp() -> Any:
+    """segmentation-models-pytorch. Not imported before it is needed: it takes a second, in every trial's process."""
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch
 
 
 class _FromFullResolution(nn.Module):
@@ -67,7 +69,7 @@ def _with_dropout(model: Any, dropout: float) -> Any:
 
 def _unet(config: TrainConfig, classes: int) -> Any:
     widths, interpolation = _widths(config), _interpolation(config)
-    model = smp.Unet(
+    model = _smp().Unet(
         config.encoder,
         encoder_depth=config.encoder_depth,
         encoder_weights=None,
@@ -89,7 +91,7 @@ def _unet(config: TrainConfig, classes: int) -> Any:
 
 
 def _unetplusplus(config: TrainConfig, classes: int) -> Any:
-    model = smp.UnetPlusPlus(
+    model = _smp().UnetPlusPlus(
         config.encoder,
         encoder_depth=config.encoder_depth,
         encoder_weights=None,
@@ -101,44 +103,46 @@ def _unetplusplus(config: TrainConfig, classes: int) -> Any:
 
 
 def _pan(config: TrainConfig, classes: int) -> Any:
-    model = smp.PAN(config.encoder, encoder_weights=None, classes=classes)
+    model = _smp().PAN(config.encoder, encoder_weights=None, classes=classes)
     model.smallest = 8 * model.encoder.output_stride  # its decoder pools the last features three times by 2
     return _with_dropout(model, config.dropout)
 
 
 def _fpn(config: TrainConfig, classes: int) -> Any:
-    return smp.FPN(config.encoder, encoder_weights=None, classes=classes, decoder_dropout=config.dropout)
+    return _smp().FPN(config.encoder, encoder_weights=None, classes=classes, decoder_dropout=config.dropout)
 
 
 def _pspnet(config: TrainConfig, classes: int) -> Any:
-    return smp.PSPNet(config.encoder, encoder_weights=None, classes=classes, psp_dropout=config.dropout)
+    return _smp().PSPNet(config.encoder, encoder_weights=None, classes=classes, psp_dropout=config.dropout)
 
 
 def _deeplabv3(config: TrainConfig, classes: int) -> Any:
-    return smp.DeepLabV3(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+    return _smp().DeepLabV3(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
 
 
 def _deeplabv3plus(config: TrainConfig, classes: int) -> Any:
-    return smp.DeepLabV3Plus(config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout)
+    return _smp().DeepLabV3Plus(
+        config.encoder, encoder_weights=None, classes=classes, decoder_aspp_dropout=config.dropout
+    )
 
 
 def _plain(network: str) -> Builder:
     """A network of the library, by name, with its defaults, and dropout before the head."""
 
     def build(config: TrainConfig, classes: int) -> Any:
-        model = getattr(smp, network)(config.encoder, encoder_weights=None, classes=classes)
+        model = getattr(_smp(), network)(config.encoder, encoder_weights=None, classes=classes)
         return _with_dropout(model, config.dropout)
 
     return build
 
 
-def _upsampling_decoder(config: TrainConfig, classes: int) -> Any:
-    encoder = bare_encoder(str(config.encoder))
-    return UpsamplingDecoder(encoder, classes, width=config.decoder_width, dropout=config.dropout)
+def _on_bare_encoder(network: str) -> Builder:
+    """One of the reports' networks on an encoder, by name."""
 
+    def build(config: TrainConfig, classes: int) -> Any:
+        return DECODERS[network](config, classes, bare_encoder(str(config.encoder)))
 
-def _deconv_decoder(config: TrainConfig, classes: int) -> Any:
-    return EncoderDeconv(bare_encoder(str(config.encoder)), classes, config.dropout)
+    return build
 
 
 LIBRARY: dict[str, Builder] = {
@@ -153,8 +157,7 @@ LIBRARY: dict[str, Builder] = {
     "pan": _pan,
     "upernet": _plain("UPerNet"),
     "segformer": _plain("Segformer"),
-    "upsampling_decoder": _upsampling_decoder,
-    "deconv_decoder": _deconv_decoder,
+    **{name: _on_bare_encoder(name) for name in DECODERS},
 }
 """What is built on an encoder: (configuration, number of classes) -> network, with random weights."""
 
@@ -186,7 +189,7 @@ def misfit(config: TrainConfig, error: BaseException) -> Infeasible:
 def bare_encoder(encoder: str) -> nn.Module:
     """The encoder alone with random weights."""
     with _quiet():
-        return cast(nn.Module, get_encoder(encoder, weights=None))
+        return cast(nn.Module, _smp().encoders.get_encoder(encoder, weights=None))
 
 
 @contextlib.contextmanager
@@ -204,6 +207,9 @@ def is_timm(encoder: str) -> bool:
 
 def encoder_problem(encoder: str, where: str) -> Problem | None:
     """A problem if segmentation-models-pytorch has no such encoder."""
+    import timm
+
+    smp_encoders = _smp().encoders.encoders
     if encoder in smp_encoders or (is_timm(encoder) and timm.is_model(encoder[3:].split(".")[0])):
         return None
     names = [*smp_encoders, *("tu-" + name for name in timm.list_models())] if is_timm(encoder) else list(smp_encoders)
@@ -220,6 +226,8 @@ def normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     Known offline: timm's own configurations where timm has the model, ImageNet's mean and deviation elsewhere.
     """
+    import timm
+
     name = encoder.removeprefix("tu-").removeprefix("timm-")
     config = timm.get_pretrained_cfg(_TIMM_NAMES.get(name, name), allow_unregistered=True)
     if config is None:

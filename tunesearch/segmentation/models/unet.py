@@ -1,4 +1,4 @@
-"""U-Net in the three sizes of report E (PASCAL VOC 2012 at 128x128) and that of report D (VOC 2007, its table 3).
+"""U-Net in four forms: three sizes, from report E (VOC 2012 at 128x128), and one with more norms, from report D.
 
 Encoder blocks are twice [3x3 conv, ReLU, batch norm], max-pooling between them; decoder blocks are a 2x2 transposed
 convolution, concatenation with the skip connection and twice [3x3 conv, ReLU], with a batch norm after each in report D

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from tunesearch.errors import Problem, WeightsError, nearest
@@ -89,6 +88,8 @@ def load_encoder(model: nn.Module, encoder: str, *, source: Path | None) -> None
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(Problem(str(path), f"must fit the encoder {encoder}: {reason}")) from error
         return
+    from segmentation_models_pytorch.encoders import get_encoder  # see library.py
+
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each of its retries
     try:
         state = get_encoder(encoder, weights=True if is_timm(encoder) else "imagenet").state_dict()

@@ -1,0 +1,1 @@
+"""Masks for pictures, by one trained network or by several together."""
