@@ -2,8 +2,8 @@
 
     python make.py NAME.tar.xz
 
-Run it in an environment whose ``tunesearch`` is a checkout of the version; the README beside it says more. Only the
-public verbs are used and what their results have, so that it runs on later versions, too.
+Run it in an environment whose ``tunesearch`` is a checkout of the version; the README beside it says more. It uses the
+Python names of 0.1.0 at commit 8060ba5; for another version change those that were renamed since.
 """
 
 from __future__ import annotations

@@ -20,24 +20,14 @@ import pytest
 from PIL import Image
 
 import tunesearch
+from tunesearch.production.training.setup import TrainingSetup
+from tunesearch.production.training.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow's own, about its dependencies
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
-COUNTING = """
-uncounted = small
-
-def small(config, classes):
-    def count(module, inputs):
-        if module.training:
-            with open({log!r}, "a") as file:
-                file.write(".")
-
-    network = uncounted(config, classes)
-    network.register_forward_pre_hook(count)
-    return network
-"""
 RunCli = Callable[..., tuple[int, str, str]]
+Trained = Callable[[], list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,11 @@ class Left:
     def data(self) -> Path:
         """The data set."""
         return self.root / "data"
+
+    def setup(self, output: Path, **others: Any) -> TrainingSetup:
+        """Of a training into ``output``, told to that version's MLflow; without programs, which take long to write."""
+        uri = f"sqlite:///{self.runs}/mlflow.db"
+        return TrainingSetup(output=output, tracking_uri=uri, storage=self.runs, formats=(), **others)
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
@@ -90,14 +85,6 @@ def _replace_in_database(file: Path, old: str, new: str) -> None:
                     (old, new, old),
                 )
         database.commit()
-
-
-@pytest.fixture
-def batches(left: Left) -> Callable[[], int]:
-    """Tells how many training batches the user's own network has seen since, by its own account: it is in the copy."""
-    module, log = left.root / "space" / "earlier_model.py", left.root / "batches"
-    module.write_text(f"{module.read_text()}\n{COUNTING.format(log=str(log))}")
-    return lambda: len(log.read_text()) if log.exists() else 0
 
 
 def _holds(told: Any, expected: Any, where: str = "") -> None:
@@ -213,8 +200,7 @@ def test_export(left: Left, tmp_path: Path, run_cli: RunCli) -> None:
             assert (tmp_path / "model" / name).read_bytes() == old.read_bytes(), name
 
 
-@pytest.mark.usefixtures("own_ray")
-def test_a_finished_search_has_nothing_left_to_do(left: Left, run_cli: RunCli, batches: Callable[[], int]) -> None:
+def test_a_finished_search_has_nothing_left_to_do(left: Left, run_cli: RunCli, epochs_trained: Trained) -> None:
     told = left.expected["searches"]["finished"]["told"]
     code, out, err = run_cli("resume", "finished", "--storage", left.runs, "--json")
     assert code == 0
@@ -223,15 +209,14 @@ def test_a_finished_search_has_nothing_left_to_do(left: Left, run_cli: RunCli, b
     code, out, _ = run_cli("confirm", "finished", "--top", 2, "--seeds", 2, "--storage", left.runs, "--json")
     assert code == 0
     _holds(json.loads(out[out.index("{") :]), told)
-    assert batches() == 0
+    assert epochs_trained() == []
     assert _mlflow_runs(left.runs) == left.expected["runs"]
 
 
-@pytest.mark.usefixtures("own_ray")
-@pytest.mark.parametrize(("name", "per_epoch"), [("interrupted", 3), ("folded", 4)])
-def test_an_interrupted_search_goes_on(name: str, per_epoch: int, left: Left, batches: Callable[[], int]) -> None:
+@pytest.mark.parametrize("name", ["interrupted", "folded"])
+def test_an_interrupted_search_goes_on(name: str, left: Left, epochs_trained: Trained) -> None:
     """Killed by the system in that version. No trial is lost or repeated, no epoch trained twice, what was asked of it
-    is done. Oracle: the same folder, resumed by that version; for what is trained, the network itself."""
+    is done. Oracle: the same folder, resumed by that version; for what is trained, the trials' own log."""
     before = left.expected["searches"][name]
     after = left.expected["resumed"][name]
     assert before["told"]["status"] == "interrupted"
@@ -250,7 +235,7 @@ def test_an_interrupted_search_goes_on(name: str, per_epoch: int, left: Left, ba
         trained = sum(number == record.number for number, _ in after["epochs_trained"])
         _same_curve(_curve(record), after["curves"][str(record.number)], exact=len(record.epochs) - trained)
     assert told["best"]["number"] == expected["best"]["number"]
-    assert batches() == per_epoch * len(after["epochs_trained"])
+    assert epochs_trained() == [(number, epoch) for number, epoch in after["epochs_trained"]]
     runs = _mlflow_runs(left.runs)
     assert left.expected["runs"].items() <= runs.items()
     assert {key for key in runs if key.split("/")[1] == name} == set(after["runs"])
@@ -308,18 +293,10 @@ def test_evaluate(left: Left, run_cli: RunCli) -> None:
 
 def test_an_interrupted_training_goes_on(left: Left) -> None:
     """From its checkpoint, with moving average, schedule and early stopping as they stood, in the same MLflow run."""
-    from tunesearch.production.train import train
-
     saved = json.loads((left.root / "unfinished.training" / "training.json").read_text())
     seen: list[int] = []
-    result = train(
-        left.root / "training.yaml",
-        output=left.root / "unfinished",
-        tracking_uri=f"sqlite:///{left.runs}/mlflow.db",
-        storage=left.runs,
-        formats=(),
-        epoch_done=lambda metrics: seen.append(metrics.epoch),
-    )
+    setup = left.setup(left.root / "unfinished")
+    result = train(left.root / "training.yaml", setup, on_epoch=lambda metrics: seen.append(metrics.epoch))
     expected = left.expected["trained_curve"]
     assert seen == [epoch["epoch"] for epoch in expected][3:]
     assert result["outcome"] == "completed"
@@ -332,16 +309,7 @@ def test_an_interrupted_training_goes_on(left: Left) -> None:
 
 def test_a_model_folder_trains_again(left: Left, tmp_path: Path) -> None:
     """The frozen files, the recorded configuration: the recorded curve."""
-    from tunesearch.production.train import train
-
-    result = train(
-        left.root / "model",
-        output=tmp_path / "again",
-        tracking_uri=f"sqlite:///{left.runs}/mlflow.db",
-        storage=left.runs,
-        data_root=left.data,
-        formats=(),
-    )
+    result = train(left.root / "model", left.setup(tmp_path / "again", data_root=left.data))
     assert result["outcome"] == "completed"
     curve, recorded = (
         json.loads((folder / "metrics.json").read_text())["epochs"]
