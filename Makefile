@@ -1,4 +1,4 @@
-# make run: the main job on the built-in sample.  make test, test-long: the tests.  make check: style, types, import rules.
+# make run: the main job on the built-in sample.  make test: the tests.  make test-long: kills, clusters, servers, browsers.
 # make check: style, types, import rules.  Each makes its own virtual environment; nothing but Python >= 3.11 and make is needed.
 PYTHON ?= python3
 VENV ?= .venv
