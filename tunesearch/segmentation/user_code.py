@@ -68,7 +68,9 @@ def user_code_files(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
             continue
         finder = ModuleFinder(path=[str(home)])  # follows the import statements, and runs nothing
         finder.import_hook(module)
-        for name in sorted({name.partition(".")[0] for name in finder.modules} - {"tunesearch"}):
+        # Modules that are built into Python (sys, time) are found without a file.
+        theirs = {name.partition(".")[0] for name, found_as in finder.modules.items() if found_as.__file__}
+        for name in sorted(theirs - {"tunesearch"}):
             path = home / name
             found[name] = path if path.is_dir() else path.with_suffix(".py")
     return tuple(found[name] for name in sorted(found))

@@ -155,6 +155,7 @@ def test_a_changed_score_is_noticed(shapes_bundle: Path, tmp_path: Path) -> None
 
 
 OWN = """
+import sys, time  # built into Python: no file of theirs comes along
 from torch import nn
 from {helper} import WIDTH
 
