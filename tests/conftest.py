@@ -20,7 +20,18 @@ import pytest
 if TYPE_CHECKING:
     from tunesearch.segmentation.epoch import EpochMetrics
 
-_LONGEST_FIRST = ("faults", "engine", "production", "tracking", "cli", "test_", "strategy", "ledger", "segmentation")
+_LONGEST_FIRST = (
+    "faults",
+    "engine",
+    "compatibility",
+    "production",
+    "tracking",
+    "cli",
+    "test_",
+    "strategy",
+    "ledger",
+    "segmentation",
+)
 """Folders and files of tests, in the order in which several processes take them up."""
 
 
