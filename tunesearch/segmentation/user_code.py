@@ -69,7 +69,7 @@ def user_code_files(config: TrainConfig, data: DataConfig) -> tuple[Path, ...]:
         finder = ModuleFinder(path=[str(home)])  # follows the import statements, and runs nothing
         finder.import_hook(module)
         # Modules that are built into Python (sys, time) are found without a file.
-        theirs = {name.partition(".")[0] for name, found_as in finder.modules.items() if found_as.__file__}
+        theirs = {name.partition(".")[0] for name, there in finder.modules.items() if getattr(there, "__file__", None)}
         for name in sorted(theirs - {"tunesearch"}):
             path = home / name
             found[name] = path if path.is_dir() else path.with_suffix(".py")
